@@ -1,0 +1,1 @@
+"""The trainer: what runs inside the pods of a step."""
