@@ -1,0 +1,558 @@
+"""All that the operator and the trainer agree on: configs, progress, exit codes and digests.
+
+The operator writes a `StepConfig` and starts `python -m latticeforge_trainer STEP --config FILE`;
+the trainer answers with `Progress` documents and an `ExitCode`. Importing this module costs no
+torch. JSON is camelCase; unknown keys are errors: the two sides can never disagree silently.
+
+A step's digest names its result. It covers the step's `payload` (everything that can change the
+result) and the digests of its inputs, never its `runtime` (how it is executed: micro-batch, ZeRO
+stage, number of processes), so a retry with half the micro-batch continues the same result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+TRAINER_VERSION = "1"
+"""Part of every digest; raised when the same payload would give a different result."""
+
+PROGRESS_KEY = "progress.json"
+"""The key of a progress ConfigMap that holds the `Progress` document."""
+
+
+class StepKind(StrEnum):
+    """The five kinds of step; each is one entry of the trainer."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    MERGE = "merge"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+class Method(StrEnum):
+    """How a stage changes the weights."""
+
+    FULL = "Full"
+    LORA = "LoRA"
+    QLORA = "QLoRA"
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the stage trains an adapter beside frozen weights."""
+        return self is not Method.FULL
+
+
+class ExitCode(IntEnum):
+    """How a step's process ends; anything else is an unknown failure, retried and counted."""
+
+    DONE = 0
+    INTERRUPTED = 80  # SIGTERM: checkpoint written, safe to resume
+    USER_ERROR = 81  # the input is wrong: never retried
+    OUT_OF_MEMORY = 82  # GPU memory: retried with half the micro-batch
+    NUMERICAL = 83  # NaN or Inf: rolled back to the last good checkpoint
+    NETWORK = 84  # Hub or network: retried with back-off
+
+
+class Contract(BaseModel):
+    """Base of every document: camelCase JSON, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as JSON-ready values, without the fields left at None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def digest_of(*parts: object) -> str:
+    """The SHA-256 of JSON values in canonical form, as 64 hexadecimal digits."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def step_digest(kind: StepKind, payload: dict[str, Any], inputs: list[str]) -> str:
+    """The digest of a step's result, from its payload and the digests of its inputs."""
+    return digest_of(TRAINER_VERSION, kind.value, payload, inputs)
+
+
+# --- payloads: everything that can change a result --------------------------------------------
+
+
+class ModelSource(Contract):
+    """A base model: a Hub repository, or a folder below the store's root or at a `file://` URL."""
+
+    model: str
+    revision: str = "main"
+
+
+class DataSource(Contract):
+    """One data set of a stage's mixture."""
+
+    source: str
+    revision: str = "main"
+    subset: str | None = None
+    split: str = "train"
+    weight: float = Field(default=1.0, gt=0)
+
+
+class PreparePayload(Contract):
+    """What decides a stage's packed data."""
+
+    kind: Literal["prepare"] = "prepare"
+    base: ModelSource
+    method: Method
+    merges: bool = False
+    """Whether this stage's adapter will be merged; refused in preflight over a 4-bit base."""
+    data: Annotated[list[DataSource], Field(min_length=1)]
+    sequence_length: int = Field(gt=0)
+    epochs: float = Field(gt=0)
+    seed: int = 0
+
+
+class LoRASettings(Contract):
+    """The shape of an adapter."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] | None = None
+    """Names of linear layers; None: every linear layer but the head."""
+
+
+class TrainPayload(Contract):
+    """What decides a stage's weights, beside its data and the model it starts from."""
+
+    kind: Literal["train"] = "train"
+    method: Method
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    sequence_length: int = Field(gt=0)
+    global_batch_tokens: int = Field(gt=0)
+    """Tokens per optimizer step; rounded down to whole sequences, at least one."""
+    lora: LoRASettings | None = None
+    continue_adapter: bool = False
+    """Start from the previous stage's adapter instead of a fresh one."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _adapter_matches_method(self) -> TrainPayload:
+        if self.method.is_adapter != (self.lora is not None):
+            raise ValueError(
+                f"method {self.method} {'needs' if self.lora is None else 'takes no'} lora"
+            )
+        if self.continue_adapter and not self.method.is_adapter:
+            raise ValueError("continueAdapter needs method LoRA or QLoRA")
+        return self
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Packed sequences per optimizer step, over all processes."""
+        return max(1, self.global_batch_tokens // self.sequence_length)
+
+
+class MergePayload(Contract):
+    """What decides a merged model, beside the adapter and the base."""
+
+    kind: Literal["merge"] = "merge"
+
+
+class SuiteRequest(Contract):
+    """One evaluation suite, and how many held-out problems it asks."""
+
+    suite: str
+    samples: int = Field(default=64, gt=0)
+    seed: int = 0
+
+
+class EvaluatePayload(Contract):
+    """What decides a score table, beside the model."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    suites: list[SuiteRequest]
+
+
+class PublishPayload(Contract):
+    """Where the finished model goes, and as what."""
+
+    kind: Literal["publish"] = "publish"
+    repository: str
+    artifact: Literal["Merged", "Adapter"]
+    private: bool = True
+
+
+Payload = Annotated[
+    PreparePayload | TrainPayload | MergePayload | EvaluatePayload | PublishPayload,
+    Field(discriminator="kind"),
+]
+
+
+# --- runtime: how a step is executed, never part of a digest -----------------------------------
+
+
+class Recipe(Contract):
+    """How a later step's digest follows from its inputs, so that `prepare` can look results up.
+
+    `inputs` names other recipes, or steps whose digests are in `PrepareRuntime.known`.
+    """
+
+    name: str
+    kind: StepKind
+    payload: dict[str, Any]
+    inputs: list[str]
+
+
+class PrepareRuntime(Contract):
+    """Checks and look-ups that prepare makes without changing its result."""
+
+    destination: PublishPayload | None = None
+    """Checked for write access before anything is downloaded."""
+    step_name: str = ""
+    """This step's name in `lookup`'s inputs."""
+    known: dict[str, str] = {}
+    """Digests of prepare steps already done, by step name."""
+    lookup: list[Recipe] = []
+    """Later steps, in order; those whose artifact is complete are reported in `found`."""
+
+
+class Offload(StrEnum):
+    """What ZeRO keeps in host memory."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    ALL = "all"
+
+
+class Strategy(Contract):
+    """How a training step uses the hardware."""
+
+    processes: int = Field(default=1, gt=0)
+    """Processes per pod: one per GPU, or one on CPU."""
+    nodes: int = Field(default=1, gt=0)
+    micro_batch: int = Field(default=1, gt=0)
+    """Packed sequences per process and forward pass."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Offload = Offload.NONE
+    gradient_checkpointing: bool = False
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+
+class TrainRuntime(Contract):
+    """How this attempt trains."""
+
+    base_path: str
+    """The base model's folder: absolute, or relative to the store's root."""
+    data: str
+    """Digest of the prepare artifact."""
+    upstream_model: str | None = None
+    """Digest of the train or merge artifact whose model this stage starts from; None: the base."""
+    upstream_adapter: str | None = None
+    """Digest of the train artifact whose adapter this stage continues or builds on."""
+    strategy: Strategy = Strategy()
+    checkpoint_every_steps: int | None = Field(default=None, gt=0)
+    checkpoint_every_seconds: float = Field(default=600, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+
+
+class MergeRuntime(Contract):
+    """Where the pieces of a merge lie."""
+
+    base_path: str
+    upstream_model: str | None = None
+    adapter: str
+
+
+class ModelRef(Contract):
+    """A model to load: a folder or an artifact, with an adapter on top if one is named."""
+
+    name: str
+    """What the score table calls it: `base`, or a stage's name."""
+    base_path: str
+    base_revision: str
+    artifact: str | None = None
+    adapter: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """A digest of exactly these weights; scores of one identity are computed once."""
+        return digest_of(self.base_revision, self.artifact, self.adapter)
+
+
+class EvaluateRuntime(Contract):
+    """The models to score, this stage's first, then those it is compared with."""
+
+    model: ModelRef
+    compare: list[ModelRef] = []
+    batch_size: int = Field(default=32, gt=0)
+
+
+class StageRecord(Contract):
+    """What the model card says of one finished stage."""
+
+    name: str
+    method: Method
+    data: list[DataSource]
+    hyperparameters: dict[str, Any]
+    train: str
+    """Digest of the train artifact."""
+    evaluate: str | None = None
+    """Digest of the evaluate artifact."""
+
+
+class PublishRuntime(Contract):
+    """What is uploaded and what the model card is made of."""
+
+    title: str
+    base: ModelSource
+    base_path: str
+    model: ModelRef
+    stages: list[StageRecord]
+    cost: str | None = None
+    """Money spent so far, as a person reads it, such as `41.20 USD`."""
+    token_env: str = "HF_TOKEN"  # noqa: S105  (the variable's name, not a token)
+
+
+Runtime = PrepareRuntime | TrainRuntime | MergeRuntime | EvaluateRuntime | PublishRuntime
+
+
+class _StepBase(Contract):
+    schema_version: Literal[1] = 1
+    training: str
+    """`namespace/name` of the StackedTraining."""
+    stage: str = ""
+    """The stage's name; empty for publish."""
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The digest of payload and inputs: where the result goes (prepare adds resolved revisions)."""
+
+
+class PrepareConfig(_StepBase):
+    """One `prepare` step."""
+
+    step: Literal["prepare"] = "prepare"
+    payload: PreparePayload
+    runtime: PrepareRuntime = PrepareRuntime()
+
+
+class TrainConfig(_StepBase):
+    """One `train` step."""
+
+    step: Literal["train"] = "train"
+    payload: TrainPayload
+    runtime: TrainRuntime
+
+
+class MergeConfig(_StepBase):
+    """One `merge` step."""
+
+    step: Literal["merge"] = "merge"
+    payload: MergePayload = MergePayload()
+    runtime: MergeRuntime
+
+
+class EvaluateConfig(_StepBase):
+    """One `evaluate` step."""
+
+    step: Literal["evaluate"] = "evaluate"
+    payload: EvaluatePayload
+    runtime: EvaluateRuntime
+
+
+class PublishConfig(_StepBase):
+    """The `publish` step."""
+
+    step: Literal["publish"] = "publish"
+    payload: PublishPayload
+    runtime: PublishRuntime
+
+
+StepConfig = Annotated[
+    PrepareConfig | TrainConfig | MergeConfig | EvaluateConfig | PublishConfig,
+    Field(discriminator="step"),
+]
+
+
+# --- results and progress ---------------------------------------------------------------------
+
+
+class ModelFacts(Contract):
+    """What `prepare` learned of the base model."""
+
+    path: str
+    """Its folder: absolute, or relative to the store's root."""
+    revision: str
+    """The commit, or a fingerprint of a local folder."""
+    architecture: str
+    parameters: int
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    quantization: str | None = None
+    """`nf4`, `int4`, `gptq`, …; None for 16- and 32-bit weights."""
+    licence: str | None = None
+
+
+class DataFacts(Contract):
+    """What `prepare` counted in one source."""
+
+    source: str
+    revision: str
+    samples: int
+    tokens: int
+    truncated: int = 0
+    """Samples cut at the sequence length."""
+    skipped: int = 0
+    """Samples with nothing to learn from."""
+
+
+class PrepareResult(Contract):
+    """What `prepare` leaves behind."""
+
+    kind: Literal["prepare"] = "prepare"
+    artifact: str
+    """Digest of the packed data, covering every resolved revision."""
+    base: ModelFacts
+    data: list[DataFacts]
+    sequences: int
+    """Packed sequences over all epochs."""
+    tokens: int
+    """Real (non-padding) tokens over all epochs."""
+    target_tokens: int
+    """Tokens that the loss is taken on."""
+    found: dict[str, StepResult] = {}
+    """Results of later steps that are already complete in the store, by digest."""
+
+
+class TrainResult(Contract):
+    """What `train` leaves behind."""
+
+    kind: Literal["train"] = "train"
+    steps: int
+    tokens: int
+    first_loss: float
+    final_loss: float
+    seconds: float
+    tokens_per_second: float
+
+
+class MergeResult(Contract):
+    """What `merge` leaves behind."""
+
+    kind: Literal["merge"] = "merge"
+    bytes: int
+    max_logit_difference: float
+    """Largest difference of log-probabilities, merged against base plus adapter."""
+    top1_agreement: float
+    """Share of positions whose most likely token is the same."""
+
+
+class Score(Contract):
+    """One suite's figure with its 95 % interval."""
+
+    suite: str
+    value: float
+    low: float
+    high: float
+    n: int
+    extra: dict[str, float] = {}
+
+
+class PairedDrop(Contract):
+    """How much a suite fell from another model to this one, on the same problems."""
+
+    suite: str
+    against: str
+    """`base` or `previous`."""
+    drop: float
+    low: float
+    high: float
+
+
+class ModelScores(Contract):
+    """One row of the score table."""
+
+    model: str
+    scores: list[Score]
+
+
+class EvaluateResult(Contract):
+    """The score table: this stage's model first, then those it is compared with."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    table: list[ModelScores]
+    drops: list[PairedDrop] = []
+
+
+class PublishResult(Contract):
+    """Where the finished model is."""
+
+    kind: Literal["publish"] = "publish"
+    url: str
+    commit: str
+    bytes: int
+    files: int
+
+
+StepResult = Annotated[
+    PrepareResult | TrainResult | MergeResult | EvaluateResult | PublishResult,
+    Field(discriminator="kind"),
+]
+PrepareResult.model_rebuild()
+
+
+class StepState(StrEnum):
+    """Where a step's process stands, in its own words."""
+
+    RUNNING = "Running"
+    DONE = "Done"
+    INTERRUPTED = "Interrupted"
+    FAILED = "Failed"
+
+
+class TrainMeters(Contract):
+    """The gauges of a running `train` step; throughput counts real tokens only."""
+
+    step: int
+    total_steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    checkpoint_step: int | None = None
+    """The last step that survives a kill."""
+
+
+class Progress(Contract):
+    """What a step reports, at most every few seconds and only when something moved."""
+
+    schema_version: Literal[1] = 1
+    step: StepKind
+    digest: str
+    state: StepState
+    message: str
+    """One sentence: what is being done, or why it ended."""
+    fraction: float = Field(default=0.0, ge=0, le=1)
+    eta_seconds: float | None = Field(default=None, ge=0)
+    updated_at: str
+    """RFC 3339, UTC."""
+    reused: bool = False
+    """Done because the artifact was already complete."""
+    train: TrainMeters | None = None
+    result: StepResult | None = None
+    exit_code: int | None = None

@@ -1,0 +1,187 @@
+"""How a step says where it stands: `Reporter` throttles, sinks deliver.
+
+In a cluster the sink patches the step's own progress ConfigMap; elsewhere progress is a line on
+the log. Reporting never raises into the work, except for the last word of a finished step: if that
+cannot be delivered the step ends with the network's exit code, is started again, finds its
+artifact complete and delivers it then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from latticeforge_trainer.contract import (
+    PROGRESS_KEY,
+    ExitCode,
+    Progress,
+    StepKind,
+    StepResult,
+    StepState,
+    TrainMeters,
+)
+from latticeforge_trainer.errors import NetworkError
+
+log = logging.getLogger(__name__)
+
+MINIMUM_INTERVAL = 10.0
+"""Seconds between two reports in a cluster; `LATTICEFORGE_PROGRESS_INTERVAL` overrides it."""
+
+
+class Sink(Protocol):
+    """Where reports go."""
+
+    def send(self, progress: Progress) -> None:
+        """Deliver one report, or raise `NetworkError`."""
+
+
+class LogSink:
+    """Reports as lines on the log: for a step started by hand."""
+
+    def send(self, progress: Progress) -> None:
+        """Log the sentence with its percentage."""
+        log.info("%3.0f %% %s", progress.fraction * 100, progress.message)
+
+
+class ConfigMapSink:
+    """Reports into one ConfigMap, which is all that the step's ServiceAccount may touch.
+
+    Args:
+        namespace: Namespace of the ConfigMap.
+        name: Its name.
+    """
+
+    def __init__(self, namespace: str, name: str) -> None:
+        import kubernetes  # noqa: PLC0415  (half a second that a step started by hand need not pay)
+
+        if os.environ.get("KUBECONFIG"):
+            kubernetes.config.load_kube_config()
+        else:
+            kubernetes.config.load_incluster_config()
+        self._api = kubernetes.client.CoreV1Api()
+        self._errors: tuple[type[Exception], ...] = (
+            kubernetes.client.ApiException,
+            *_transport_errors(),
+        )
+        self.namespace, self.name = namespace, name
+
+    def send(self, progress: Progress) -> None:
+        """Patch the ConfigMap's one key."""
+        body = {"data": {PROGRESS_KEY: json.dumps(progress.to_json())}}
+        try:
+            self._api.patch_namespaced_config_map(
+                self.name, self.namespace, body, _request_timeout=10
+            )
+        except self._errors as error:
+            raise NetworkError(f"progress ConfigMap {self.name}: {error}") from error
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    import urllib3  # noqa: PLC0415  (comes with the kubernetes client)
+
+    return (urllib3.exceptions.HTTPError, OSError)
+
+
+def sink_from_environment() -> Sink:
+    """A ConfigMap sink if `LATTICEFORGE_PROGRESS` names one as `namespace/name`, else the log."""
+    target = os.environ.get("LATTICEFORGE_PROGRESS")
+    if not target:
+        return LogSink()
+    namespace, _, name = target.partition("/")
+    return ConfigMapSink(namespace, name)
+
+
+class Reporter:
+    """Throttled progress of one step.
+
+    Args:
+        step: The step's kind.
+        digest: The step's digest, so that a stale report is never taken for a new one.
+        sink: Where reports go.
+        interval: Least seconds between two reports.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        step: StepKind,
+        digest: str,
+        sink: Sink,
+        *,
+        interval: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._step, self._digest, self._sink, self._clock = step, digest, sink, clock
+        self._interval = (
+            float(os.environ.get("LATTICEFORGE_PROGRESS_INTERVAL", MINIMUM_INTERVAL))
+            if interval is None
+            else interval
+        )
+        self._last: dict[str, Any] | None = None
+        self._last_time = float("-inf")
+
+    def update(
+        self,
+        message: str,
+        fraction: float = 0.0,
+        *,
+        eta_seconds: float | None = None,
+        train: TrainMeters | None = None,
+    ) -> None:
+        """Report that the step is running; dropped when too soon or when nothing moved."""
+        fields = {"message": message, "fraction": fraction, "train": train}
+        if fields == self._last or self._clock() - self._last_time < self._interval:
+            return
+        self._last, self._last_time = fields, self._clock()
+        progress = self._progress(
+            StepState.RUNNING, message, fraction=fraction, eta_seconds=eta_seconds, train=train
+        )
+        try:
+            self._sink.send(progress)
+        except NetworkError as error:
+            log.warning("progress not reported, training goes on: %s", error)
+
+    def done(self, message: str, result: StepResult, *, reused: bool = False) -> None:
+        """Report the result.
+
+        Raises:
+            NetworkError: It could not be delivered for a minute.
+        """
+        final = self._progress(
+            StepState.DONE, message, fraction=1.0, result=result, reused=reused, exit_code=0
+        )
+        self._deliver(final)
+
+    def ended(self, state: StepState, message: str, exit_code: ExitCode | int) -> None:
+        """Report how the step ended without a result; only logged when it cannot be delivered."""
+        try:
+            self._deliver(self._progress(state, message, exit_code=int(exit_code)))
+        except NetworkError as error:
+            log.warning("the step's end was not reported: %s", error)
+
+    def _deliver(self, progress: Progress) -> None:
+        import tenacity  # noqa: PLC0415  (only at a step's end)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(NetworkError),
+            wait=tenacity.wait_exponential(multiplier=0.5, max=10),
+            stop=tenacity.stop_after_delay(60),
+            reraise=True,
+        )
+        retrying(self._sink.send, progress)
+
+    def _progress(self, state: StepState, message: str, **fields: Any) -> Progress:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Progress(
+            step=self._step,
+            digest=self._digest,
+            state=state,
+            message=message,
+            updated_at=now,
+            **fields,
+        )
