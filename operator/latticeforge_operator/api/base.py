@@ -1,0 +1,126 @@
+"""The common base of every API model, and the scalar types that Kubernetes writes as strings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.alias_generators import to_camel
+from pydantic_core import core_schema
+
+
+class APIModel(BaseModel):
+    """camelCase on the wire, immutable, unknown fields refused; docstrings become descriptions."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as JSON-ready values, without the fields left at None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def rule(expression: str, message: str) -> dict[str, str]:
+    """A CEL validation rule for `x-kubernetes-validations`."""
+    return {"rule": expression, "message": message}
+
+
+Rules = dict[str, Any]
+"""What goes into a schema beside what pydantic derives."""
+
+
+def rules(*entries: dict[str, str]) -> Rules:
+    """`json_schema_extra` that holds CEL rules."""
+    return {"x-kubernetes-validations": list(entries)}
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A string must match `pattern`, refused with `sentence` by pydantic and by CEL alike.
+
+    CEL rather than the schema's own `pattern`, whose error shows people a regular expression.
+    """
+
+    pattern: str
+    sentence: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        check = rule(f"self.matches(r'^{self.pattern}$')", self.sentence)
+        return {**handler(schema), **rules(check)}
+
+    def _check(self, value: str) -> str:
+        if re.fullmatch(self.pattern, value) is None:
+            raise ValueError(f"{value!r}: {self.sentence}")
+        return value
+
+
+DURATION = r"([0-9]+h)?([0-9]+m)?([0-9]+s)?"
+
+Duration = Annotated[
+    str,
+    Field(min_length=2, max_length=20),
+    Matches(DURATION, "must be a duration such as 90s, 15m or 1h30m"),
+]
+DecimalString = Annotated[
+    str,
+    Field(max_length=20),
+    Matches(
+        r"[0-9]{1,12}(\.[0-9]{1,6})?",
+        'must be a non-negative decimal number in quotes, such as "3.59"',
+    ),
+]
+FloatString = Annotated[
+    str,
+    Field(max_length=20),
+    Matches(
+        r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,2})?",
+        'must be a non-negative number in quotes, such as "2e-6"',
+    ),
+]
+Quantity = Annotated[
+    str,
+    Field(max_length=24),
+    Matches(
+        r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?",
+        "must be a Kubernetes quantity such as 500Gi",
+    ),
+]
+DNSLabel = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    Matches(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "must be lowercase letters, digits and dashes"),
+]
+Currency = Annotated[
+    str, Field(max_length=3), Matches(r"[A-Z]{3}", "must be an ISO 4217 code such as USD")
+]
+
+
+def parse_duration(text: str) -> timedelta:
+    """The length of a `Duration`."""
+    match = re.fullmatch(DURATION, text)
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write it like 1h30m or 90s")
+    hours, minutes, seconds = (int((group or "0s")[:-1]) for group in match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+def parse_decimal(text: str) -> Decimal:
+    """The value of a `DecimalString`."""
+    return Decimal(text)

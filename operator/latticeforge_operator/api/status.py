@@ -1,0 +1,230 @@
+"""`StackedTraining.status`: what it is doing, how far, what it cost, is it good, where is it.
+
+The operator's memory too: steps and attempts are recorded here, so that nothing is counted twice or
+forgotten when pods are gone or the operator starts again.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from latticeforge_operator.api.base import APIModel
+
+
+class Phase(StrEnum):
+    """Where the stack stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    PLANNED = "Planned"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class StepPhase(StrEnum):
+    """Where a step stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    DONE = "Done"
+    REUSED = "Reused"
+    FAILED = "Failed"
+
+
+class StatusModel(APIModel):
+    """Read leniently: an older operator must be able to read a newer one's status."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(StatusModel):
+    """A `metav1.Condition`."""
+
+    type: str
+    """Accepted, Planned, Progressing, GatesPassed, Published."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: str
+    """One word, for programs."""
+    message: str
+    """One sentence, for people."""
+    observed_generation: int
+    """The generation of the spec that this speaks of."""
+    last_transition_time: str
+    """When `status` last changed."""
+
+
+class Attempt(StatusModel):
+    """One Job of a step: the ledger's unit."""
+
+    number: int
+    """0 for the first."""
+    job: str
+    """Name of the Job."""
+    outcome: str | None = None
+    """How it ended: Done, Interrupted, Preempted, Failed, …; empty while it runs."""
+    reason: str | None = None
+    """Why it ended, in one sentence."""
+    counted: bool = False
+    """Whether it counts against `failure.maxRestarts`."""
+    seconds: float = 0
+    """Seconds that its pods held their GPUs, from scheduled to gone."""
+    gpus: int = 0
+    """GPUs that it holds."""
+    cost: str = "0"
+    """Money that it spent."""
+    ended_at: str | None = None
+    """When it ended."""
+
+
+class StepStatus(StatusModel):
+    """One step of the stack."""
+
+    name: str
+    """`STAGE/KIND`, or `publish`."""
+    digest: str
+    """What the result depends on."""
+    phase: StepPhase = StepPhase.PENDING
+    """Where the step stands."""
+    message: str = ""
+    """What it is doing, or why it ended."""
+    fraction: float = 0
+    """Share that is done, from 0 to 1."""
+    started_at: str | None = None
+    """When its first Job was created."""
+    finished_at: str | None = None
+    """When it was done."""
+    attempts: list[Attempt] = Field(default_factory=list)
+    """Its Jobs so far."""
+    meters: dict[str, Any] | None = Field(
+        default=None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
+    )
+    """Gauges of a running train step: step, totalSteps, loss, tokensPerSecond, …"""
+    result: dict[str, Any] | None = Field(
+        default=None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
+    )
+    """What the step reported when it was done."""
+
+
+class ScoreStatus(StatusModel):
+    """One suite's figure of a stage."""
+
+    suite: str
+    """Name of the suite."""
+    value: str
+    """Score from 0 to 1."""
+    low: str
+    """Lower bound of the 95 % interval."""
+    high: str
+    """Upper bound of the 95 % interval."""
+    samples: int
+    """Held-out problems."""
+    base: str | None = None
+    """The base model's score on the same problems."""
+    previous: str | None = None
+    """The previous stage's score on the same problems."""
+    passed: bool
+    """Whether the stage's gates on this suite passed."""
+    message: str = ""
+    """Why not, with the numbers."""
+
+
+class StageStatus(StatusModel):
+    """One stage of the stack."""
+
+    name: str
+    """Name of the stage."""
+    phase: StepPhase
+    """Where the stage stands."""
+    scores: list[ScoreStatus] = Field(default_factory=list)
+    """Its scores beside the base's and the previous stage's."""
+    model: list[str] = Field(default_factory=list)
+    """Artifacts that form the stage's model: the base or a merged model, then the adapter."""
+
+
+class ProgressStatus(StatusModel):
+    """How far the stack is."""
+
+    percent: int = 0
+    """Share of the work that is done."""
+    eta: str | None = None
+    """When it is expected to be finished."""
+    loss: str | None = None
+    """The running train step's loss."""
+
+
+class CostStatus(StatusModel):
+    """What the stack cost so far."""
+
+    spent: str = "0.00"
+    """Money spent, all attempts of all steps."""
+    currency: str = "USD"
+    """ISO 4217 code."""
+    forecast: str | None = None
+    """Money expected at the end."""
+    lost: str = "0.00"
+    """The part of `spent` that went into attempts which had to be started again."""
+    gpu_seconds: float = 0
+    """GPU-seconds held."""
+
+
+class PlanStatus(StatusModel):
+    """Where and how the stack runs."""
+
+    pool: str
+    """Name of the GPUPool."""
+    gpus: int
+    """GPUs of the train steps; 0 on CPU."""
+    steps: list[str]
+    """The steps, in order."""
+
+
+class PublishedStatus(StatusModel):
+    """Where the finished model is."""
+
+    url: str
+    """Where to look at it."""
+    commit: str
+    """The Hub commit, or the content digest of a folder."""
+
+
+class TrainingStatus(StatusModel):
+    """What a person asks, in the order they ask it."""
+
+    observed_generation: int = 0
+    """The generation of the spec that this status speaks of."""
+    phase: Phase = Phase.PENDING
+    """Where the stack stands."""
+    message: str = ""
+    """One sentence: what is happening, and what to do next if something must be done."""
+    stage: str = ""
+    """The step being worked on, `STAGE/KIND`."""
+    progress: ProgressStatus = Field(default_factory=ProgressStatus)
+    """How far it is."""
+    cost: CostStatus = Field(default_factory=CostStatus)
+    """What it cost."""
+    plan: PlanStatus | None = None
+    """Where and how it runs."""
+    stages: list[StageStatus] = Field(default_factory=list)
+    """Is it good: the stages with their scores."""
+    published: PublishedStatus | None = None
+    """Where the finished model is."""
+    steps: list[StepStatus] = Field(default_factory=list)
+    """Every step with its attempts."""
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    """Accepted, Progressing, GatesPassed, Published."""
+    started_at: str | None = None
+    """When the first step was started."""
+    finished_at: str | None = None
+    """When the stack ended."""

@@ -1,0 +1,462 @@
+"""`StackedTraining`: a base model, a stack of fine-tuning stages, a budget, a place to publish.
+
+What a schema or a CEL rule can refuse is refused by the API server at once; the same rules stand
+here as validators with the same sentences, for `latticeforge run` and for clusters whose CRD is
+older.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from latticeforge_operator.api.base import (
+    APIModel,
+    Currency,
+    DecimalString,
+    DNSLabel,
+    Duration,
+    FloatString,
+    Matches,
+    Quantity,
+    rule,
+    rules,
+)
+from latticeforge_trainer.contract import Method
+
+MAX_NAME = 63
+MAX_STAGES = 16
+HUB_OR_PATH = r"(file:///.+|\.?/.+|[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})"
+REFERENCE_MALFORMED = (
+    "must be owner/name on the Hugging Face Hub, or a path: file:///folder, /folder or ./folder"
+)
+Reference = Annotated[
+    str, Field(min_length=1, max_length=300), Matches(HUB_OR_PATH, REFERENCE_MALFORMED)
+]
+"""`owner/name` on the Hub, an absolute path, or `./path` below the storage volume."""
+
+Revision = Annotated[
+    str,
+    Field(max_length=100),
+    Matches(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "must be a branch, tag or commit"),
+]
+SuiteName = Annotated[
+    str,
+    Field(max_length=100),
+    Matches(
+        r"(json|cic|phase|confidence|math|lm-eval:[A-Za-z0-9_.-]{1,80})",
+        "unknown suite; known are json, cic, phase, confidence, math and lm-eval:TASK",
+    ),
+]
+
+NAME_TOO_LONG = f"metadata.name is longer than {MAX_NAME} characters, the limit of a label value"
+
+
+class Mode(StrEnum):
+    """What applying the object asks for."""
+
+    RUN = "Run"
+    PLAN = "Plan"
+
+
+class Handoff(StrEnum):
+    """How a stage takes over the adapter of the stage before it."""
+
+    MERGE = "Merge"
+    CONTINUE_ADAPTER = "ContinueAdapter"
+
+
+class OnGateFailure(StrEnum):
+    """What a failed gate does."""
+
+    STOP = "Stop"
+    WARN = "Warn"
+    REQUIRE_APPROVAL = "RequireApproval"
+
+
+class Against(StrEnum):
+    """What a drop is measured from."""
+
+    BASE = "Base"
+    PREVIOUS = "Previous"
+
+
+class OnExceed(StrEnum):
+    """What happens when the budget is spent."""
+
+    SUSPEND = "Suspend"
+    FAIL = "Fail"
+    WARN = "Warn"
+
+
+class Base(APIModel):
+    """The model that the stack starts from."""
+
+    model: Reference
+    """A Hub repository `owner/name`, or a folder: `file:///folder`, or `./folder` on the volume."""
+    revision: Revision = "main"
+    """Branch, tag or commit of the Hub repository."""
+
+
+class Data(APIModel):
+    """One data set of a stage's mixture."""
+
+    source: Reference
+    """A Hub data set `owner/name`, or a file or folder: `file:///data`, `./data` on the volume."""
+    revision: Revision = "main"
+    """Branch, tag or commit of the Hub data set."""
+    subset: str | None = Field(default=None, max_length=100)
+    """Named configuration of the Hub data set."""
+    split: str = Field(default="train", max_length=100)
+    """Split of the Hub data set."""
+    weight: int = Field(default=1, ge=1, le=1000)
+    """Samples of this source in proportion to the others; the heaviest is seen once per epoch."""
+
+
+class Hyperparameters(APIModel):
+    """How a stage is trained; everything here changes the result and so the stage's digest."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("double(self.learningRate) > 0.0", "learningRate must be more than 0"),
+            rule("double(self.warmupRatio) < 1.0", "warmupRatio must be less than 1"),
+            rule("double(self.maxGradNorm) > 0.0", "maxGradNorm must be more than 0"),
+        )
+    )
+
+    epochs: int = Field(default=1, ge=1, le=100)
+    """Passes over the data."""
+    learning_rate: FloatString = "2e-5"
+    """Peak learning rate, as a string."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: DecimalString = "0.03"
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: DecimalString = "0"
+    """AdamW's weight decay; never applied to norms and biases."""
+    max_grad_norm: DecimalString = "1"
+    """Gradients are clipped to this norm."""
+    sequence_length: int = Field(default=4096, ge=16, le=1_048_576)
+    """Tokens of one packed sequence; longer samples are cut."""
+    global_batch_tokens: int = Field(default=131_072, ge=16, le=1_000_000_000)
+    """Tokens of one optimizer step over all GPUs, rounded down to whole sequences."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seed of data order and initialisation."""
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Self:
+        if float(self.learning_rate) <= 0:
+            raise ValueError("learningRate must be more than 0")
+        if float(self.warmup_ratio) >= 1:
+            raise ValueError("warmupRatio must be less than 1")
+        if float(self.max_grad_norm) <= 0:
+            raise ValueError("maxGradNorm must be more than 0")
+        return self
+
+
+class LoRA(APIModel):
+    """The adapter of a LoRA or QLoRA stage."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    """Rank of the adapter."""
+    alpha: int = Field(default=32, ge=1, le=4096)
+    """Scale: the adapter's product is multiplied by alpha / rank."""
+    dropout: DecimalString = "0"
+    """Dropout on the adapter's input."""
+    target_modules: list[str] | None = Field(default=None, min_length=1, max_length=64)
+    """Names of the linear layers that get an adapter; left out: every one but the head."""
+
+
+class Gate(APIModel):
+    """One evaluation suite and what it must show."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.minimum) || has(self.maximumDrop)",
+                "a gate needs minimum, maximumDrop or both",
+            ),
+            rule(
+                "!has(self.minimum) || double(self.minimum) <= 1.0",
+                "minimum must not be more than 1",
+            ),
+            rule(
+                "!has(self.maximumDrop) || double(self.maximumDrop) <= 1.0",
+                "maximumDrop must not be more than 1",
+            ),
+        )
+    )
+
+    suite: SuiteName
+    """`json`, `cic`, `phase`, `confidence`, `math`, or `lm-eval:TASK`."""
+    minimum: DecimalString | None = None
+    """The lower bound of the score's 95 % interval must reach this, from 0 to 1."""
+    maximum_drop: DecimalString | None = None
+    """The upper bound of the paired drop's 95 % interval must not exceed this, from 0 to 1."""
+    against: Against = Against.PREVIOUS
+    """What the drop is measured from: the base model or the previous stage's."""
+    samples: int | None = Field(default=None, ge=8, le=100_000)
+    """Held-out problems; left out: enough for the interval to reach `minimum`."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Which held-out problems are drawn."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.minimum is None and self.maximum_drop is None:
+            raise ValueError(f"suite {self.suite}: a gate needs minimum, maximumDrop or both")
+        for name, value in (("minimum", self.minimum), ("maximumDrop", self.maximum_drop)):
+            if value is not None and float(value) > 1:
+                raise ValueError(f"suite {self.suite}: {name} {value} is more than 1")
+        return self
+
+
+class Stage(APIModel):
+    """One fine-tuning stage: data, method, and what the result must show."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.method != 'Full' || !has(self.lora)",
+                "lora belongs to method LoRA or QLoRA; a Full stage has no adapter",
+            ),
+            rule(
+                "self.method != 'Full' || self.handoff != 'ContinueAdapter'",
+                "a Full stage cannot continue an adapter; use handoff Merge",
+            ),
+        )
+    )
+
+    name: DNSLabel = Field(max_length=40)
+    """Name of the stage, unique in the stack."""
+    method: Method = Method.LORA
+    """Full (all weights), LoRA (an adapter), or QLoRA (an adapter over 4-bit weights)."""
+    data: list[Data] = Field(min_length=1, max_length=32)
+    """The data sets of the mixture."""
+    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
+    """How the stage is trained."""
+    lora: LoRA | None = None
+    """The adapter's shape; only with method LoRA or QLoRA."""
+    handoff: Handoff = Handoff.MERGE
+    """How the previous stage's adapter is taken over: merged into the weights, or trained on."""
+    evaluate: list[Gate] = Field(default_factory=list, max_length=32)
+    """Gates: the next stage starts, and the model is published, only if all of them pass."""
+    on_gate_failure: OnGateFailure = OnGateFailure.STOP
+    """Stop the stack, warn and go on, or wait for the annotation `latticeforge.dev/approve`."""
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        if self.method is Method.FULL and self.lora is not None:
+            raise ValueError(
+                f"stage {self.name}: lora belongs to method LoRA or QLoRA; "
+                "a Full stage has no adapter"
+            )
+        if self.method is Method.FULL and self.handoff is Handoff.CONTINUE_ADAPTER:
+            raise ValueError(
+                f"stage {self.name}: a Full stage cannot continue an adapter; use handoff Merge"
+            )
+        return self
+
+
+class Compute(APIModel):
+    """Where the stack runs; what is left out is chosen."""
+
+    pool: DNSLabel | None = None
+    """Name of a GPUPool; left out: the cheapest that serves."""
+    gpus: int | None = Field(default=None, ge=1, le=4096)
+    """GPUs of the train steps; left out: as many as needed."""
+    objective: Literal["Cheapest", "Fastest"] = "Cheapest"
+    """What the choice of pool and GPUs minimises."""
+    queue: DNSLabel | None = None
+    """Kueue LocalQueue that admits the Jobs."""
+
+
+class Budget(APIModel):
+    """How much the stack may cost."""
+
+    limit: DecimalString
+    """Most money the stack may spend, over all attempts."""
+    currency: Currency = "USD"
+    """ISO 4217 code; must be the pool's."""
+    on_exceed: OnExceed = OnExceed.SUSPEND
+    """Suspend (keep everything), Fail, or only Warn."""
+
+
+class Storage(APIModel):
+    """The volume that holds models, data and checkpoints."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.size) != has(self.claimName)",
+                "storage needs either size or claimName",
+            )
+        )
+    )
+
+    size: Quantity | None = None
+    """Size of a volume made for this stack and removed with it."""
+    claim_name: DNSLabel | None = None
+    """An existing claim, shared by stacks: what one has made the others reuse."""
+    storage_class_name: DNSLabel | None = None
+    """Storage class of the volume made for `size`."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.size is None) == (self.claim_name is None):
+            raise ValueError("storage needs either size or claimName")
+        return self
+
+
+class SecretKey(APIModel):
+    """One key of a Secret in the stack's namespace."""
+
+    name: DNSLabel
+    """Name of the Secret."""
+    key: str = Field(default="HF_TOKEN", pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)
+    """Key in the Secret."""
+
+
+class Publish(APIModel):
+    """Where the finished model goes."""
+
+    repository: Reference
+    """A Hub repository `owner/name`, or a folder laid out like one: `file:///x`, `./x`."""
+    artifact: Literal["Auto", "Merged", "Adapter"] = "Auto"
+    """Merged weights or the adapter; Auto: the adapter when the base itself is 4-bit."""
+    private: bool = True
+    """Whether a repository that has to be created is private."""
+    token_secret: SecretKey | None = None
+    """Secret with the Hub token; only prepare and publish pods get it."""
+
+
+class Failure(APIModel):
+    """How often and when a step is started again."""
+
+    max_restarts: int = Field(default=5, ge=0, le=100)
+    """Restarts of one step; preemptions and interruptions are not counted."""
+    stall_timeout: Duration = "15m"
+    """A train step whose progress stands still this long is restarted."""
+
+
+class StackedTrainingSpec(APIModel):
+    """What to train, on what, for how much, and where the result goes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
+                "two stages have the same name; every stage needs its own",
+            ),
+            rule(
+                "self.stages[0].handoff != 'ContinueAdapter'",
+                "the first stage has no adapter to continue; use handoff Merge",
+            ),
+            rule(
+                f"{list(range(MAX_STAGES - 1))}.all(i, i + 1 >= self.stages.size() || "
+                "self.stages[i].method != 'Full' || "
+                "self.stages[i + 1].handoff != 'ContinueAdapter')",
+                "ContinueAdapter after a Full stage, which leaves no adapter; use handoff Merge",
+            ),
+        )
+    )
+
+    mode: Mode = Mode.RUN
+    """Run, or Plan: fill `status.plan` and run nothing."""
+    suspend: bool = False
+    """Checkpoint, release the GPUs and keep everything; false continues."""
+    base: Base
+    """The model that the stack starts from."""
+    stages: list[Stage] = Field(min_length=1, max_length=MAX_STAGES)
+    """The stack, in order: each stage starts from the result of the one before."""
+    compute: Compute = Field(default_factory=Compute)
+    """Where the stack runs."""
+    budget: Budget | None = None
+    """How much the stack may cost."""
+    storage: Storage
+    """The volume that holds models, data and checkpoints."""
+    publish: Publish | None = None
+    """Where the finished model goes; left out: it stays in the store."""
+    failure: Failure = Field(default_factory=Failure)
+    """What happens when a step fails."""
+    ttl_after_finished: Duration | None = None
+    """How long pods and volumes of a finished stack are kept; left out: until it is deleted."""
+
+    @model_validator(mode="after")
+    def _stack_fits(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are named {name}; every stage needs its own name")
+        if self.stages[0].handoff is Handoff.CONTINUE_ADAPTER:
+            raise ValueError("the first stage has no adapter to continue; use handoff Merge")
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            if stage.handoff is Handoff.CONTINUE_ADAPTER:
+                _check_continuation(before, stage)
+        self._check_published_adapter()
+        return self
+
+    def _check_published_adapter(self) -> None:
+        if self.publish is None or self.publish.artifact != "Adapter":
+            return
+        if self.stages[-1].method is Method.FULL:
+            raise ValueError("publish.artifact Adapter: the last stage is Full and has no adapter")
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            if stage.handoff is not Handoff.CONTINUE_ADAPTER:
+                raise ValueError(
+                    f"publish.artifact Adapter: stage {stage.name} starts from the merged result "
+                    f"of {before.name}, so its adapter does not fit the public base; "
+                    "use handoff ContinueAdapter, or artifact Merged"
+                )
+
+
+def _check_continuation(before: Stage, stage: Stage) -> None:
+    if before.method is Method.FULL:
+        raise ValueError(
+            f"stage {stage.name}: ContinueAdapter after the Full stage {before.name}, "
+            "which leaves no adapter; use handoff Merge"
+        )
+    if (before.lora or LoRA()) != (stage.lora or LoRA()):
+        raise ValueError(
+            f"stage {stage.name}: ContinueAdapter needs the same lora as stage {before.name}"
+        )
+
+
+class StackedTraining(APIModel):
+    """A stack of fine-tuning stages that ends in a published model."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    namespace: str
+    """`metadata.namespace`."""
+    name: str
+    """`metadata.name`."""
+    uid: str
+    """`metadata.uid`."""
+    generation: int
+    """`metadata.generation`: counts the edits of the spec."""
+    annotations: dict[str, str]
+    """`metadata.annotations`."""
+    spec: StackedTrainingSpec
+    """What the user asks for."""
+
+    @classmethod
+    def from_object(cls, obj: dict[str, Any]) -> StackedTraining:
+        """Read a Kubernetes object.
+
+        Raises:
+            pydantic.ValidationError: It does not fit the schema.
+            ValueError: Its name is too long.
+        """
+        meta = obj["metadata"]
+        if len(meta["name"]) > MAX_NAME:
+            raise ValueError(NAME_TOO_LONG)
+        return cls(
+            namespace=meta.get("namespace", "default"),
+            name=meta["name"],
+            uid=meta.get("uid", ""),
+            generation=meta.get("generation", 1),
+            annotations=meta.get("annotations") or {},
+            spec=StackedTrainingSpec.model_validate(obj.get("spec") or {}),
+        )
