@@ -113,9 +113,6 @@ class PreparePayload(Contract):
 
     kind: Literal["prepare"] = "prepare"
     base: ModelSource
-    method: Method
-    merges: bool = False
-    """Whether this stage's adapter will be merged; refused in preflight over a 4-bit base."""
     data: Annotated[list[DataSource], Field(min_length=1)]
     sequence_length: int = Field(gt=0)
     epochs: float = Field(gt=0)
@@ -220,8 +217,15 @@ class Recipe(Contract):
 
 
 class PrepareRuntime(Contract):
-    """Checks and look-ups that prepare makes without changing its result."""
+    """Checks and look-ups that prepare makes without changing its result.
 
+    The checks are made on every run, also when the packed data is reused: they are cheap, and what
+    they guard (method, destination) is not part of the digest.
+    """
+
+    method: Method
+    merges: bool = False
+    """Whether this stage's adapter will be merged; refused in preflight over a 4-bit base."""
     destination: PublishPayload | None = None
     """Checked for write access before anything is downloaded."""
     step_name: str = ""
@@ -310,6 +314,8 @@ class StageRecord(Contract):
     method: Method
     data: list[DataSource]
     hyperparameters: dict[str, Any]
+    prepare: str | None = None
+    """Digest of the prepare artifact: resolved data revisions, token counts, the base's licence."""
     train: str
     """Digest of the train artifact."""
     evaluate: str | None = None
@@ -347,7 +353,7 @@ class PrepareConfig(_StepBase):
 
     step: Literal["prepare"] = "prepare"
     payload: PreparePayload
-    runtime: PrepareRuntime = PrepareRuntime()
+    runtime: PrepareRuntime
 
 
 class TrainConfig(_StepBase):
