@@ -1,0 +1,40 @@
+"""Fixtures that several tests share: a tiny model and a Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Read once, when huggingface_hub is imported: our Hub speaks plain HTTP only.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from tests.fixtures.hub_server import HubServer
+from tests.fixtures.tiny_model import make_model
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let huggingface_hub upload: its own call of its HTTP client is deprecated there."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Qwen2 model; tests must not write to it."""
+    return make_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """An empty Hub that `HF_ENDPOINT` points to, with the write token in `HF_TOKEN`."""
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+        yield server
