@@ -46,7 +46,7 @@ class Condition(StatusModel):
     """A `metav1.Condition`."""
 
     type: str
-    """Accepted, Planned, Progressing, GatesPassed, Published."""
+    """Accepted, Progressing, Succeeded."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: str
@@ -72,10 +72,10 @@ class Attempt(StatusModel):
     """Why it ended, in one sentence."""
     counted: bool = False
     """Whether it counts against `failure.maxRestarts`."""
-    seconds: float = 0
-    """Seconds that its pods held their GPUs, from scheduled to gone."""
-    gpus: int = 0
-    """GPUs that it holds."""
+    pods: dict[str, float] = Field(default_factory=dict)
+    """Seconds that each of its pods held its GPUs, from scheduled to gone."""
+    gpus_per_pod: int = 0
+    """GPUs that each of its pods holds."""
     cost: str = "0"
     """Money that it spent."""
     ended_at: str | None = None
@@ -165,10 +165,10 @@ class CostStatus(StatusModel):
     """Money spent, all attempts of all steps."""
     currency: str = "USD"
     """ISO 4217 code."""
-    forecast: str | None = None
-    """Money expected at the end."""
     lost: str = "0.00"
     """The part of `spent` that went into attempts which had to be started again."""
+    retired: str = "0"
+    """The part of `lost` that was spent on steps which are no longer part of the stack."""
     gpu_seconds: float = 0
     """GPU-seconds held."""
 
@@ -223,7 +223,7 @@ class TrainingStatus(StatusModel):
             "x-kubernetes-list-map-keys": ["type"],
         },
     )
-    """Accepted, Progressing, GatesPassed, Published."""
+    """Accepted, Progressing, Succeeded."""
     started_at: str | None = None
     """When the first step was started."""
     finished_at: str | None = None

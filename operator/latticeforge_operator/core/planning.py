@@ -1,0 +1,98 @@
+"""Where and how a step runs: pool, pods, GPUs, and the trainer's strategy.
+
+The choice is simple and says so: the pool that is named, or else the cheapest; the GPUs that are
+asked for, or else one. Predicting memory, time and cost of alternatives builds on this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
+from latticeforge_operator.api.pool import Accelerator
+from latticeforge_trainer.contract import Method, StepKind, Strategy
+
+
+class PlanError(Exception):
+    """The stack cannot be placed; the message says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The pods of one step."""
+
+    pool: GPUPool
+    pods: int
+    gpus_per_pod: int
+    """0 for steps on CPU and on pools without GPUs."""
+    on_pool: bool
+    """Whether the pods belong on the pool's nodes (train and evaluate) or anywhere (CPU steps)."""
+    strategy: Strategy
+    queue: str | None = None
+
+    @property
+    def units(self) -> int:
+        """What is billed per hour: GPUs, or pods of a CPU pool; CPU steps hold nothing."""
+        if not self.on_pool:
+            return 0
+        return self.pods * max(1, self.gpus_per_pod)
+
+    @property
+    def price_per_hour(self) -> Decimal:
+        """Money per hour while the pods are held."""
+        return Decimal(self.pool.spec.price_per_gpu_hour) * self.units
+
+
+def choose_pool(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) -> GPUPool:
+    """The named pool, or the cheapest.
+
+    Raises:
+        PlanError: There is no such pool.
+    """
+    names = ", ".join(sorted(pool.name for pool in pools)) or "none"
+    if spec.compute.pool is not None:
+        for pool in pools:
+            if pool.name == spec.compute.pool:
+                return pool
+        raise PlanError(
+            f"compute.pool {spec.compute.pool} does not exist (there are: {names}); "
+            "create the GPUPool, or name another"
+        )
+    if not pools:
+        raise PlanError("there is no GPUPool; ask the platform team to create one")
+    return min(pools, key=lambda pool: (Decimal(pool.spec.price_per_gpu_hour), pool.name))
+
+
+def place(
+    spec: StackedTrainingSpec, stage: Stage | None, kind: StepKind, pool: GPUPool
+) -> Placement:
+    """The pods of a step on `pool`.
+
+    Raises:
+        PlanError: The GPUs asked for do not divide into whole nodes.
+    """
+    if kind not in {StepKind.TRAIN, StepKind.EVALUATE} or stage is None:
+        return Placement(pool, pods=1, gpus_per_pod=0, on_pool=False, strategy=Strategy())
+    queue = spec.compute.queue
+    if pool.spec.accelerator is Accelerator.CPU:
+        return Placement(
+            pool, pods=1, gpus_per_pod=0, on_pool=True, strategy=Strategy(), queue=queue
+        )
+    per_node = pool.spec.gpus_per_node
+    gpus = 1 if kind is StepKind.EVALUATE else spec.compute.gpus or 1
+    pods = -(-gpus // per_node)
+    if gpus % pods:
+        raise PlanError(
+            f"compute.gpus {gpus} does not divide into whole pods on pool {pool.name} "
+            f"with {per_node} GPUs per node; ask for a multiple of {per_node}"
+        )
+    strategy = Strategy(
+        processes=gpus // pods,
+        nodes=pods,
+        zero_stage=3 if gpus > 1 and stage.method is Method.FULL else 0,
+        gradient_checkpointing=True,
+    )
+    return Placement(
+        pool, pods=pods, gpus_per_pod=gpus // pods, on_pool=True, strategy=strategy, queue=queue
+    )

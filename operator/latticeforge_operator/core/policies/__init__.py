@@ -1,0 +1,1 @@
+"""One small file per policy, each a function of values."""

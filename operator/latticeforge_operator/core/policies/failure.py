@@ -1,0 +1,139 @@
+"""What a failed attempt was, and what follows: a table, first match wins.
+
+Preemptions, evictions, lost nodes and interruptions are retried and not counted; user errors are
+never retried; everything else is retried with exponential back-off and counted against
+`maxRestarts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from latticeforge_operator.core.values import JobView, PodView
+from latticeforge_trainer.contract import ExitCode, Progress
+
+FIRST_DELAY = timedelta(seconds=5)
+LONGEST_DELAY = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed attempt's class and remedy."""
+
+    outcome: str
+    reason: str
+    retried: bool
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a failed attempt."""
+
+    job: JobView
+    pods: tuple[PodView, ...]
+    progress: Progress | None
+
+    @property
+    def exit_codes(self) -> set[int]:
+        """Exit codes of its pods that did not end well."""
+        return {pod.exit_code for pod in self.pods if pod.exit_code not in (None, 0)}
+
+    @property
+    def last_words(self) -> str:
+        """The trainer's own sentence, if it belongs to the end of this attempt."""
+        if self.progress is None or self.progress.exit_code in (None, 0):
+            return ""
+        return self.progress.message
+
+
+def _code(code: ExitCode) -> Callable[[Evidence], bool]:
+    return lambda evidence: code in evidence.exit_codes
+
+
+@dataclass(frozen=True)
+class _Row:
+    outcome: str
+    matches: Callable[[Evidence], bool]
+    retried: bool
+    counted: bool
+    otherwise: str
+    """The reason when the trainer left no words of its own."""
+
+
+TABLE = (
+    _Row(
+        "UserError",
+        _code(ExitCode.USER_ERROR),
+        retried=False,
+        counted=True,
+        otherwise="the trainer refused the input; see its log",
+    ),
+    _Row(
+        "Deadline",
+        lambda e: e.job.reason == "DeadlineExceeded",
+        retried=True,
+        counted=False,
+        otherwise="the budget's deadline was reached",
+    ),
+    _Row(
+        "Preempted",
+        lambda e: any(pod.disrupted for pod in e.pods),
+        retried=True,
+        counted=False,
+        otherwise="its pod was preempted or its node lost",
+    ),
+    _Row(
+        "Interrupted",
+        _code(ExitCode.INTERRUPTED),
+        retried=True,
+        counted=False,
+        otherwise="it was asked to stop and wrote a checkpoint",
+    ),
+    _Row(
+        "OutOfMemory",
+        _code(ExitCode.OUT_OF_MEMORY),
+        retried=True,
+        counted=True,
+        otherwise="GPU memory ran out",
+    ),
+    _Row(
+        "Numerical",
+        _code(ExitCode.NUMERICAL),
+        retried=True,
+        counted=True,
+        otherwise="loss or gradients were not finite",
+    ),
+    _Row(
+        "Network",
+        _code(ExitCode.NETWORK),
+        retried=True,
+        counted=True,
+        otherwise="the Hub or the network failed",
+    ),
+    _Row("Failed", lambda _: True, retried=True, counted=True, otherwise=""),
+)
+
+
+def classify(evidence: Evidence) -> Failure:
+    """The first row of the table that matches."""
+    row = next(row for row in TABLE if row.matches(evidence))
+    reason = evidence.last_words or row.otherwise or _unknown(evidence)
+    return Failure(row.outcome, reason, retried=row.retried, counted=row.counted)
+
+
+def _unknown(evidence: Evidence) -> str:
+    codes = ", ".join(str(code) for code in sorted(evidence.exit_codes))
+    if codes:
+        return f"its process ended with exit code {codes}; see its log"
+    return evidence.job.message or "its pod disappeared without an exit code"
+
+
+def delay(counted_restarts: int) -> timedelta:
+    """How long to wait before the next attempt, after that many counted failures."""
+    if counted_restarts == 0:
+        return timedelta()
+    doublings = min(counted_restarts - 1, 10)
+    return min(FIRST_DELAY * (1 << doublings), LONGEST_DELAY)

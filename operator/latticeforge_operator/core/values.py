@@ -1,0 +1,111 @@
+"""What is observed and what is decided, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from latticeforge_operator.api import GPUPool, TrainingStatus
+from latticeforge_operator.core.planning import Placement
+from latticeforge_trainer.contract import Progress, StepConfig
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What matters of a pod."""
+
+    name: str
+    job: str
+    phase: str
+    scheduled_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    disrupted: bool = False
+    """Preempted, evicted, or its node lost."""
+    deleting: bool = False
+    waiting: str = ""
+    """Why it does not run yet, in the scheduler's or the kubelet's words."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it holds its resources."""
+        return self.phase not in {"Succeeded", "Failed"}
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What matters of a Job: one attempt of one step."""
+
+    name: str
+    step: str
+    digest: str
+    attempt: int
+    created_at: datetime
+    suspended: bool = False
+    succeeded: bool = False
+    failed: bool = False
+    reason: str = ""
+    """Why it failed, in one word of the Job controller."""
+    message: str = ""
+    deleting: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self.succeeded or self.failed
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The cluster as far as one stack is concerned."""
+
+    pools: tuple[GPUPool, ...] = ()
+    jobs: tuple[JobView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    progress: dict[str, Progress] = field(default_factory=dict)
+    """The last report of each step, by step digest."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One Job to create."""
+
+    job: str
+    """Name of the Job and of its config ConfigMap."""
+    progress_name: str
+    """Name of the step's progress ConfigMap, ServiceAccount and Role."""
+    step: str
+    digest: str
+    attempt: int
+    config: StepConfig
+    placement: Placement
+    deadline_seconds: int | None
+    """After this long the Job is ended even if the operator is dead."""
+    needs_token: bool
+    """Whether the step's pod gets the Hub token."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person would want to know."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, and the status to show."""
+
+    status: TrainingStatus
+    launch: Launch | None = None
+    suspend: tuple[str, ...] = ()
+    """Jobs to suspend."""
+    resume: tuple[str, ...] = ()
+    """Jobs to continue."""
+    delete: tuple[str, ...] = ()
+    """Jobs whose step is no longer part of the stack."""
+    events: tuple[Event, ...] = ()
+    wake_at: datetime | None = None
+    """When to look again even if nothing happens."""
