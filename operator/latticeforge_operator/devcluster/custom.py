@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from latticeforge_operator.devcluster import builtin_schemas
 from latticeforge_operator.devcluster.deletion import custom_key
 from latticeforge_operator.devcluster.resources import Column, JsonObject, Resource
+from latticeforge_operator.devcluster.structure import Schema
 
 _AGE = Column("Age", "date", ".metadata.creationTimestamp")
 
@@ -21,13 +25,23 @@ def resource(definition: JsonObject) -> Resource:
         categories=tuple(names.get("categories", ())),
         subresources=tuple(version.get("subresources") or ()),
         has_generation=True,
-        schema=version.get("schema", {}).get("openAPIV3Schema", {}),
+        load_schema=cache(lambda: _schema(version)),
         columns=_columns(version),
         selectable=frozenset(
             f["jsonPath"].lstrip(".") for f in version.get("selectableFields", ())
         ),
         custom=True,
     )
+
+
+def _schema(version: JsonObject) -> Schema:
+    declared = version.get("schema", {}).get("openAPIV3Schema", {})
+    common = {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": builtin_schemas.object_meta(),
+    }
+    return {**declared, "properties": {**declared.get("properties", {}), **common}}
 
 
 def _columns(version: JsonObject) -> tuple[Column, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from latticeforge_operator.devcluster.errors import unknown_resource
+from latticeforge_operator.devcluster.structure import UNTYPED, Schema
 
 JsonObject = dict[str, Any]
 
@@ -67,7 +68,7 @@ class Resource:
         categories: groups such as `all` that it belongs to.
         subresources: served below an object, e.g. status.
         has_generation: whether `metadata.generation` counts changes of the desired state.
-        schema: structural OpenAPI v3 schema of the object; empty accepts anything.
+        load_schema: returns the structural OpenAPI v3 schema of the object, on first use.
         columns: printer columns of a custom resource.
         selectable: field paths that field selectors may name, beyond name and namespace.
         custom: whether a CustomResourceDefinition brought it.
@@ -80,10 +81,15 @@ class Resource:
     categories: tuple[str, ...] = ()
     subresources: tuple[str, ...] = ()
     has_generation: bool = False
-    schema: Mapping[str, Any] = field(default_factory=dict)
+    load_schema: Callable[[], Schema] = lambda: UNTYPED
     columns: tuple[Column, ...] = ()
     selectable: frozenset[str] = frozenset()
     custom: bool = False
+
+    @property
+    def schema(self) -> Schema:
+        """Structural schema of the object, `apiVersion`, `kind` and `metadata` included."""
+        return self.load_schema()
 
     @property
     def has_status(self) -> bool:

@@ -27,7 +27,7 @@ from latticeforge_operator.devcluster.resources import (
     clone,
 )
 from latticeforge_operator.devcluster.selectors import FieldSelector, LabelSelector
-from latticeforge_operator.devcluster.watching import changes
+from latticeforge_operator.devcluster.watching import Follower
 
 __all__ = ["ApiError", "ResourceKey", "Store", "WatchEvent", "WriteOptions"]
 
@@ -116,6 +116,10 @@ class Store:
         query = self.query(key, namespace, label_selector, field_selector)
         return [stored.object for stored in self.select(key, query)]
 
+    def peek(self, key: ResourceKey, namespace: str, name: str) -> Stored | None:
+        """Returns the current version, or None."""
+        return self._database.collection(key).get((namespace, name))
+
     def query(
         self, key: ResourceKey, namespace: str | None, label_selector: str, field_selector: str
     ) -> Query:
@@ -125,6 +129,16 @@ class Store:
             LabelSelector.parse(label_selector),
             FieldSelector.parse(field_selector, self.registry[key].selectable),
         )
+
+    def follow(self, key: ResourceKey, since: int) -> Follower:
+        """Follows a resource's changes after a revision.
+
+        Raises:
+            ApiError: 410, the revision was never reached: it is of another server's life.
+        """
+        if since > self.revision:
+            raise errors.expired(f"too large resource version: {since} ({self.revision})")
+        return Follower(self._database.collection(key), since)
 
     def select(self, key: ResourceKey, query: Query) -> Versions:
         """Like `list`, for a parsed query."""
@@ -262,7 +276,7 @@ class Store:
         resource = self.registry[key]
         config = apply.checked_config(resource, namespace, name, clone(obj), subresource)
         request = ApplyRequest(manager, force, subresource, self.now())
-        live = self._database.collection(key).get((namespace, name))
+        live = self.peek(key, namespace, name)
         if live is None:
             if subresource:
                 raise errors.not_found(key, name)
@@ -284,10 +298,8 @@ class Store:
         tracked: bool = False,
     ) -> JsonObject:
         admission.check_preconditions(resource, old.object, obj)
-        tracked_fields = obj["metadata"].get("managedFields") if tracked else None
-        new = admission.isolated(
-            resource, old.object, metadata.carried(old.object, obj), subresource
-        )
+        new = metadata.carried(old.object, obj)
+        new = admission.isolated(resource, old.object, new, subresource)
         metadata.check(resource, new)
         new = admission.admit_update(resource, old.object, new)
         if not tracked:
@@ -336,12 +348,11 @@ class Store:
             ApiError: 410 when `since` is older than the history kept.
         """
         query = Query(namespace)
-        collection = self._database.collection(key)
-        position = self.revision if since is None else since
+        follower = self.follow(key, self.revision if since is None else since)
         if since is None:
-            for stored in collection.select(query):
+            for stored in self.select(key, query):
                 yield WatchEvent("ADDED", stored.object)
-        async for batch in changes(collection, position):
-            for change in batch:
+        while not follower.ended:
+            for change in await follower.next():
                 if event := change.seen_by(query):
                     yield WatchEvent(event[0], event[1].object)

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 from latticeforge_operator.devcluster.collection import Change, Collection
 
 
-async def changes(
-    collection: Collection, since: int, *, patience: float | None = None
-) -> AsyncIterator[list[Change]]:
-    """Yields the changes after a revision in batches, until the resource is no longer served.
+class Follower:
+    """Reads a collection's changes from a revision on.
 
     Args:
         collection: what to follow.
         since: the revision already seen.
-        patience: seconds after which an empty batch is yielded when nothing happened.
-
-    Raises:
-        ApiError: 410 when the watcher wants, or has fallen behind to, forgotten history.
     """
-    while True:
-        waiter = collection.changed()
-        try:
-            if batch := collection.since(since):
-                since = batch[-1].after.revision
-                yield batch
-                continue
-            if collection.closed:
-                return
-            await asyncio.wait({waiter}, timeout=patience)
-        finally:
+
+    def __init__(self, collection: Collection, since: int) -> None:
+        self._collection = collection
+        self._since = since
+
+    @property
+    def ended(self) -> bool:
+        """Whether the resource is no longer served, so that nothing more can happen."""
+        return self._collection.closed
+
+    async def next(self, timeout: float | None = None) -> list[Change]:  # noqa: ASYNC109  # see Returns
+        """Waits for changes.
+
+        Returns:
+            All changes since the last call; an empty list after `timeout` seconds without any, or
+            when the resource is no longer served.
+
+        Raises:
+            ApiError: 410, the position is older than the history kept.
+        """
+        batch = self._collection.since(self._since)
+        if not batch and not self.ended:
+            waiter = self._collection.changed()
+            await asyncio.wait({waiter}, timeout=timeout)
             waiter.cancel()
-        if waiter.cancelled():
-            yield []
+            batch = self._collection.since(self._since)
+        if batch:
+            self._since = batch[-1].after.revision
+        return batch
