@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from latticeforge_operator.devcluster import errors
+from latticeforge_operator.devcluster import errors, kinds, schema, validation
 from latticeforge_operator.devcluster.errors import FieldError
 from latticeforge_operator.devcluster.resources import JsonObject, Resource
 
@@ -43,9 +43,36 @@ def isolated(
 
 def admit_create(resource: Resource, obj: JsonObject, now: datetime) -> JsonObject:
     """Returns a new object as it may enter the store, or raises a 422 ApiError."""
+    rules = kinds.RULES.get(resource.key, kinds.NO_RULES)
+    if resource.has_status and not rules.keeps_status:
+        obj = {field: value for field, value in obj.items() if field != "status"}
+    obj = _fitted(resource, obj)
+    faults = validation.faults(resource.schema, obj)
+    if not faults:
+        obj = rules.settle(rules.complete(obj, now), now)
+        faults = rules.check(obj)
+    _refuse(resource, obj, faults)
     return obj
 
 
-def admit_update(resource: Resource, old: JsonObject, new: JsonObject) -> JsonObject:
+def admit_update(resource: Resource, old: JsonObject, new: JsonObject, now: datetime) -> JsonObject:
     """Returns a changed object as it may enter the store, or raises a 422 ApiError."""
+    rules = kinds.RULES.get(resource.key, kinds.NO_RULES)
+    new = _fitted(resource, new)
+    faults = validation.faults(resource.schema, new, old)
+    if not faults and new != old:
+        new = rules.settle(new, now)
+        faults = rules.check(new) + rules.check_update(old, new)
+    _refuse(resource, new, faults)
     return new
+
+
+def _fitted(resource: Resource, obj: JsonObject) -> JsonObject:
+    fitted: JsonObject = schema.default(resource.schema, schema.prune(resource.schema, obj))
+    return fitted
+
+
+def _refuse(resource: Resource, obj: JsonObject, faults: list[FieldError]) -> None:
+    if faults:
+        name = obj["metadata"]["name"]
+        raise errors.invalid(resource.kind, resource.key.group, name, faults)

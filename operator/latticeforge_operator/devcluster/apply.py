@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from latticeforge_operator.devcluster import fieldsets
+from latticeforge_operator.devcluster import fieldsets, schema
 from latticeforge_operator.devcluster.errors import ApiError
 from latticeforge_operator.devcluster.fieldsets import FieldSet
 from latticeforge_operator.devcluster.metadata import checked_type, place, timestamp
@@ -121,9 +121,8 @@ def track(
     `new` may bring managedFields of its own, as `kubectl apply --server-side` does when it takes
     over from client-side apply; otherwise they continue from `old`.
     """
-    schema = resource.schema
     claims = _read(resource, new if new["metadata"].get("managedFields") else old)
-    changes = fieldsets.compare(_unmanaged(old or {}), _unmanaged(new), schema)
+    changes = fieldsets.compare(_unmanaged(old or {}), _unmanaged(new), resource.schema)
     touched = fieldsets.without(changes.touched, _UNTRACKED)
     if touched:
         me = Manager(
@@ -169,12 +168,26 @@ def checked_config(
         raise ApiError(400, message)
     place(resource, namespace, metadata)
     config = {**config, "metadata": metadata}
+    _check_declared(resource, config)
     if subresource:
         allowed = {"apiVersion", "kind", "metadata", subresource}
         return {field: value for field, value in config.items() if field in allowed}
     if resource.has_status:
         config.pop("status", None)
     return config
+
+
+def _check_declared(resource: Resource, config: JsonObject) -> None:
+    unknown = [f".{path}: field not declared in schema" for path in
+               schema.unknown_fields(resource.schema, config)]  # fmt: skip
+    if unknown:
+        metadata = config["metadata"]
+        where = f"{metadata.get('namespace', '')}/{metadata['name']}"
+        what = f"{resource.key.group_version}, Kind={resource.kind}"
+        listed = unknown[0] if len(unknown) == 1 else "errors:\n  " + "\n  ".join(unknown)
+        # The real server answers so too: an untyped 500 that names the field.
+        message = f"failed to create typed patch object ({where}; {what}): {listed}"
+        raise ApiError(500, message, reason="")
 
 
 def claim(

@@ -8,6 +8,7 @@ defaults that controllers rely on, are not in them and stand in the tables below
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -188,24 +189,16 @@ def _list_type(model: str, name: str) -> dict[str, Any]:
 
 
 def _type(annotation: Any) -> Schema:
-    if annotation in _SCALARS:
-        return _SCALARS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in _GENERIC:
+        return _GENERIC[origin](arguments)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _object(annotation)
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _type(arguments[0])
-    if origin in {Union, types.UnionType}:
-        return _union([argument for argument in arguments if argument is not type(None)])
-    if origin is list:
-        return {"type": "array", "items": _type(arguments[0])}
-    if origin is dict:
-        return {"type": "object", "additionalProperties": _type(arguments[1])}
-    return _ANYTHING
+    return _SCALARS.get(annotation, _ANYTHING)
 
 
-def _union(arguments: list[Any]) -> Schema:
-    kinds = [_type(argument) for argument in arguments]
+def _union(arguments: tuple[Any, ...]) -> Schema:
+    kinds = [_type(argument) for argument in arguments if argument is not type(None)]
     if len(kinds) == 1:
         return kinds[0]
     names = {kind.get("type") for kind in kinds}
@@ -213,3 +206,12 @@ def _union(arguments: list[Any]) -> Schema:
         return _INT_OR_STRING
     # Float is only ever an alternative spelling of an integer.
     return {"type": "number"} if names == {"integer", "number"} else _ANYTHING
+
+
+_GENERIC: dict[Any, Callable[[tuple[Any, ...]], Schema]] = {
+    Annotated: lambda arguments: _type(arguments[0]),
+    Union: _union,
+    types.UnionType: _union,
+    list: lambda arguments: {"type": "array", "items": _type(arguments[0])},
+    dict: lambda arguments: {"type": "object", "additionalProperties": _type(arguments[1])},
+}

@@ -133,7 +133,7 @@ class Collection:
         sets += [self._by_label.get(pair, {}) for pair in query.labels.exact]
         return sets
 
-    def keys(self) -> list[ObjectKey]:
+    def all_keys(self) -> list[ObjectKey]:
         """Lists the keys of all objects."""
         return list(self._objects)
 

@@ -172,7 +172,7 @@ class Deleter:
         if resource.key == NAMESPACES:
             return self._database.in_namespace(obj["metadata"]["name"])
         if resource.key == CRDS and (key := custom_key(obj)) in self._database.registry:
-            return [Location(key, found) for found in self._database.collection(key).keys()]
+            return [Location(key, found) for found in self._database.collection(key).all_keys()]
         return []
 
     def _delete_at(self, location: Location, propagation: Propagation = "Background") -> None:

@@ -22,20 +22,22 @@ def document(registry: Registry, path: list[str]) -> JsonObject | None:
     """Returns the discovery document at a path, split at its slashes, or None."""
     match path:
         case ["version"]:
-            return VERSION
+            found: JsonObject | None = VERSION
         case ["api"]:
-            return {"kind": "APIVersions", "versions": ["v1"]}
+            found = {"kind": "APIVersions", "versions": ["v1"]}
         case ["apis"]:
             groups = [_group(*group) for group in registry.groups().items()]
-            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+            found = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
         case ["apis", group] if group in registry.groups():
-            found = _group(group, registry.groups()[group])
-            return {"kind": "APIGroup", "apiVersion": "v1", **found}
+            served = registry.groups()[group]
+            found = {"kind": "APIGroup", "apiVersion": "v1", **_group(group, served)}
         case ["api", version]:
-            return _resources(registry, version)
+            found = _resources(registry, version)
         case ["apis", group, version]:
-            return _resources(registry, f"{group}/{version}")
-    return None
+            found = _resources(registry, f"{group}/{version}")
+        case _:
+            found = None
+    return found
 
 
 def _group(name: str, versions: list[str]) -> JsonObject:

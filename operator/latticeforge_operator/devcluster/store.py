@@ -301,7 +301,7 @@ class Store:
         new = metadata.carried(old.object, obj)
         new = admission.isolated(resource, old.object, new, subresource)
         metadata.check(resource, new)
-        new = admission.admit_update(resource, old.object, new)
+        new = admission.admit_update(resource, old.object, new, self.now())
         if not tracked:
             request = ApplyRequest(options.manager, False, subresource, self.now())
             new = apply.track(resource, old.object, new, request)

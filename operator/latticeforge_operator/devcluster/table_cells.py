@@ -15,7 +15,7 @@ Cells = Callable[[JsonObject, datetime], list[Any]]
 
 def _columns(*names: str, wide: tuple[str, ...] = ()) -> tuple[Column, ...]:
     def column(name: str, priority: int) -> Column:
-        kind = "integer" if name in {"Data"} else "string"
+        kind = "integer" if name == "Data" else "string"
         return Column(name, kind, "", name, "name" if name == "Name" else "", priority)
 
     return tuple(column(name, 0) for name in names) + tuple(column(name, 1) for name in wide)
