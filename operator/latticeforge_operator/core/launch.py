@@ -178,3 +178,10 @@ class Launcher:
             if f"{name}/evaluate" in self._by_name
             else None,
         )
+
+
+def store_claim(training: StackedTraining) -> str:
+    """The claim of the stack's volume: the one that is named, or the stack's own."""
+    if training.spec.storage.claim_name is not None:
+        return training.spec.storage.claim_name
+    return f"{training.name[: MAX_NAME - len('-store')].rstrip('-.')}-store"

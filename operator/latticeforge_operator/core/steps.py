@@ -1,9 +1,9 @@
 """spec → the straight line of steps, with their digests.
 
 Every stage is prepared first, so that wrong data or a missing permission shows before a GPU is
-held; then each stage is trained, merged where its successor or the publication needs merged weights, and
-evaluated; then the model is published. Digests of later steps follow from the artifacts that the
-prepare steps resolved, so they are empty until those are done.
+held; then each stage is trained, merged where its successor or the publication needs merged
+weights, and evaluated; then the model is published. Digests of later steps follow from the
+artifacts that the prepare steps resolved, so they are empty until those are done.
 
 Which weights a stage starts from follows from the `handoff`s alone: see `_Lineage`.
 """

@@ -1,0 +1,150 @@
+"""The operator: `python -m latticeforge_operator.cluster [--namespace NS ...]`.
+
+Kopf watches; every event goes into the mirror and wakes the stacks that it concerns. Only
+`on.event` handlers are used: they put no finalizer and no annotation on anything, so a stack can be
+deleted with the operator gone, and no handler's state can be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import click
+import kopf
+
+from latticeforge_operator.cluster.client import (
+    CONFIG_MAPS,
+    JOBS,
+    PODS,
+    POOLS,
+    TRAININGS,
+    Client,
+    Resource,
+    outside_cluster,
+)
+from latticeforge_operator.cluster.mirror import Mirror
+from latticeforge_operator.cluster.names import GROUP, TRAINING_LABEL, VERSION
+from latticeforge_operator.cluster.reconciler import Reconciler
+from latticeforge_operator.cluster.settings import Settings
+
+SERVER_TIMEOUT = 240
+CLIENT_TIMEOUT = 300
+CONNECT_TIMEOUT = 10
+
+WATCHED: dict[str, Resource] = {
+    "GPUPool": POOLS,
+    "Job": JOBS,
+    "Pod": PODS,
+    "ConfigMap": CONFIG_MAPS,
+    "StackedTraining": TRAININGS,
+}
+"""Kinds and where they live; stacks last, so that their children are known when they wake."""
+
+
+class Operator:
+    """The wiring of one operator process.
+
+    Args:
+        namespaces: Namespaces to serve; empty: all.
+    """
+
+    def __init__(self, namespaces: tuple[str, ...]) -> None:
+        self.namespaces = namespaces
+        self.registry = kopf.OperatorRegistry()
+        self._reconciler: Reconciler | None = None
+        self._client: Client | None = None
+        self._resync: asyncio.Task[None] | None = None
+        kopf.on.login(registry=self.registry)(login)
+        kopf.on.startup(registry=self.registry)(self.startup)
+        kopf.on.cleanup(registry=self.registry)(self.cleanup)
+        for kind, resource in WATCHED.items():
+            self._watch(kind, resource)
+
+    def _watch(self, kind: str, resource: Resource) -> None:
+        ours = kind in {"GPUPool", "StackedTraining"}
+        group, version = (GROUP, VERSION) if ours else _group_version(resource)
+
+        async def seen(event: kopf.RawEvent, **_: Any) -> None:
+            self.seen(kind, event)
+
+        kopf.on.event(
+            group,
+            version,
+            resource.plural,
+            registry=self.registry,
+            id=f"seen-{resource.plural}",
+            labels=None if ours else {TRAINING_LABEL: kopf.PRESENT},
+        )(seen)
+
+    async def startup(self, settings: kopf.OperatorSettings, **_: Any) -> None:
+        """List everything once, so that no stack is decided on without its children."""
+        settings.posting.enabled = False
+        settings.watching.server_timeout = SERVER_TIMEOUT
+        settings.watching.client_timeout = CLIENT_TIMEOUT
+        settings.watching.connect_timeout = CONNECT_TIMEOUT
+        settings.scanning.disabled = bool(self.namespaces)
+        self._client = await Client.connect()
+        mirror = Mirror()
+        for kind, resource in WATCHED.items():
+            selector = "" if kind in {"GPUPool", "StackedTraining"} else TRAINING_LABEL
+            spaces = self.namespaces if resource.namespaced and self.namespaces else (None,)
+            for namespace in spaces:
+                for obj in await self._client.list_all(resource, namespace, selector):
+                    mirror.put(kind, obj)
+        self._reconciler = Reconciler(self._client, mirror, Settings.from_environment())
+        self._resync = asyncio.create_task(self._reconciler.resync())
+
+    async def cleanup(self, **_: Any) -> None:
+        """Stop working and close the connections."""
+        if self._resync is not None:
+            self._resync.cancel()
+        if self._reconciler is not None:
+            await self._reconciler.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+
+    def seen(self, kind: str, event: kopf.RawEvent) -> None:
+        """Take one watch event in."""
+        if self._reconciler is None:
+            return  # listed at start-up
+        mirror = self._reconciler.mirror
+        obj = {"kind": kind, **event["object"]}
+        change = mirror.remove if event["type"] == "DELETED" else mirror.put
+        for key in change(kind, obj):
+            self._reconciler.wake(key)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        kopf.run(
+            registry=self.registry,
+            standalone=True,
+            namespaces=self.namespaces,
+            clusterwide=not self.namespaces,
+        )
+
+
+def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:
+    """Credentials for Kopf's watches, from where `Client.connect` takes its own."""
+    if outside_cluster():
+        return kopf.login_with_kubeconfig(settings=settings)
+    return kopf.login_with_service_account(settings=settings)
+
+
+def _group_version(resource: Resource) -> tuple[str, str]:
+    group, _, version = resource.group_version.rpartition("/")
+    return group, version
+
+
+@click.command()
+@click.option("--namespace", "-n", "namespaces", multiple=True, help="Serve only this namespace.")
+def main(namespaces: tuple[str, ...]) -> None:
+    """Run the operator."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    Operator(namespaces).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""`Launch` → the objects of one attempt, every one owned by the StackedTraining.
+
+Pods fit the restricted Pod Security profile: non-root, no privilege escalation, no capabilities,
+RuntimeDefault seccomp, read-only root. Only `prepare` and `publish` get the Hub token.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from latticeforge_operator.api import StackedTraining
+from latticeforge_operator.cluster.names import (
+    API_VERSION,
+    ATTEMPT_ANNOTATION,
+    DIGEST_ANNOTATION,
+    STEP_ANNOTATION,
+    STEP_LABEL,
+    TRAINING_LABEL,
+)
+from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.core.launch import store_claim
+from latticeforge_operator.core.values import Launch
+from latticeforge_trainer.contract import StepKind
+
+CONFIG_FOLDER = "/etc/latticeforge"
+STORE_FOLDER = "/store"
+USER_ID = 10001
+RENDEZVOUS_PORT = 29500
+
+GRACE_SECONDS = {StepKind.TRAIN: 300}
+"""Time to write a checkpoint after SIGTERM; others need only stop."""
+DEFAULT_GRACE_SECONDS = 30
+
+
+def objects(training: StackedTraining, launch: Launch, settings: Settings) -> list[dict[str, Any]]:
+    """Everything that one attempt needs, in the order in which it is applied; the Job last."""
+    factory = _Factory(training, launch, settings)
+    return [
+        *factory.store(),
+        factory.service_account(),
+        factory.role(),
+        factory.role_binding(),
+        factory.progress(),
+        factory.config(),
+        *factory.service(),
+        factory.job(),
+    ]
+
+
+class _Factory:
+    def __init__(self, training: StackedTraining, launch: Launch, settings: Settings) -> None:
+        self.training, self.launch, self.settings = training, launch, settings
+        self.placement = launch.placement
+        self.kind = StepKind(launch.config.step)
+
+    def _meta(self, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "namespace": self.training.namespace,
+            "labels": {
+                TRAINING_LABEL: self.training.name,
+                STEP_LABEL: self.launch.step.replace("/", "."),
+                "app.kubernetes.io/managed-by": "latticeforge",
+            },
+            "annotations": {
+                DIGEST_ANNOTATION: self.launch.digest,
+                STEP_ANNOTATION: self.launch.step,
+            },
+            "ownerReferences": [owner_reference(self.training)],
+        }
+
+    def store(self) -> list[dict[str, Any]]:
+        storage = self.training.spec.storage
+        if storage.size is None:
+            return []
+        meta = self._meta(store_claim(self.training))
+        del meta["labels"][STEP_LABEL], meta["annotations"]
+        spec: dict[str, Any] = {
+            "accessModes": ["ReadWriteMany" if self.placement.pods > 1 else "ReadWriteOnce"],
+            "resources": {"requests": {"storage": storage.size}},
+        }
+        if storage.storage_class_name is not None:
+            spec["storageClassName"] = storage.storage_class_name
+        return [
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
+        ]
+
+    def service_account(self) -> dict[str, Any]:
+        meta = self._meta(self.launch.progress_name)
+        return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
+
+    def role(self) -> dict[str, Any]:
+        rule = {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": [self.launch.progress_name],
+            "verbs": ["get", "patch"],
+        }
+        return {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": self._meta(self.launch.progress_name),
+            "rules": [rule],
+        }
+
+    def role_binding(self) -> dict[str, Any]:
+        name = self.launch.progress_name
+        return {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": self._meta(name),
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "Role",
+                "name": name,
+            },
+            "subjects": [
+                {"kind": "ServiceAccount", "name": name, "namespace": self.training.namespace}
+            ],
+        }
+
+    def progress(self) -> dict[str, Any]:
+        """The ConfigMap that the trainer reports into; its data are the trainer's own."""
+        meta = self._meta(self.launch.progress_name)
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": self._meta(self.launch.job),
+            "data": {"step.json": json.dumps(self.launch.config.to_json(), sort_keys=True)},
+        }
+
+    def service(self) -> list[dict[str, Any]]:
+        """A headless Service, so that the pods of one attempt find the first one by name."""
+        if self.placement.pods == 1:
+            return []
+        return [
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": self._meta(self.launch.job),
+                "spec": {
+                    "clusterIP": "None",
+                    "publishNotReadyAddresses": True,
+                    "selector": {"batch.kubernetes.io/job-name": self.launch.job},
+                    "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
+                },
+            }
+        ]
+
+    def job(self) -> dict[str, Any]:
+        meta = self._meta(self.launch.job)
+        meta["annotations"][ATTEMPT_ANNOTATION] = str(self.launch.attempt)
+        if self.placement.queue is not None:
+            meta["labels"]["kueue.x-k8s.io/queue-name"] = self.placement.queue
+        disrupted = {
+            "action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        }
+        spec: dict[str, Any] = {
+            "completionMode": "Indexed",
+            "completions": self.placement.pods,
+            "parallelism": self.placement.pods,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": [disrupted]},
+            "template": self.pod_template(),
+        }
+        if self.launch.deadline_seconds is not None:
+            spec["activeDeadlineSeconds"] = self.launch.deadline_seconds
+        return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
+
+    def pod_template(self) -> dict[str, Any]:
+        grace = GRACE_SECONDS.get(self.kind, DEFAULT_GRACE_SECONDS)
+        spec: dict[str, Any] = {
+            "restartPolicy": "Never",
+            "serviceAccountName": self.launch.progress_name,
+            "terminationGracePeriodSeconds": grace,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER_ID,
+                "runAsGroup": USER_ID,
+                "fsGroup": USER_ID,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [self.container()],
+            "volumes": [
+                {"name": "config", "configMap": {"name": self.launch.job}},
+                {
+                    "name": "store",
+                    "persistentVolumeClaim": {"claimName": store_claim(self.training)},
+                },
+                {"name": "scratch", "emptyDir": {}},
+                {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            ],
+        }
+        if self.placement.pods > 1:
+            spec["subdomain"] = self.launch.job
+        if self.placement.on_pool:
+            spec |= self._on_pool()
+        labels = {
+            TRAINING_LABEL: self.training.name,
+            STEP_LABEL: self.launch.step.replace("/", "."),
+        }
+        template: dict[str, Any] = {"metadata": {"labels": labels}, "spec": spec}
+        overlay = self.placement.pool.spec.pod_template if self.placement.on_pool else {}
+        return {**merged(template, overlay)}
+
+    def _on_pool(self) -> dict[str, Any]:
+        pool = self.placement.pool.spec
+        fields: dict[str, Any] = {}
+        if pool.node_selector:
+            fields["nodeSelector"] = dict(pool.node_selector)
+        if pool.tolerations:
+            fields["tolerations"] = [toleration.to_json() for toleration in pool.tolerations]
+        return fields
+
+    def container(self) -> dict[str, Any]:
+        resources: dict[str, Any] = {"requests": {"cpu": "1"}}
+        if self.placement.gpus_per_pod:
+            resources["limits"] = {"nvidia.com/gpu": str(self.placement.gpus_per_pod)}
+        return {
+            "name": "trainer",
+            "image": self.settings.trainer_image,
+            "command": ["python", "-m", "latticeforge_trainer", self.kind.value],
+            "args": ["--config", f"{CONFIG_FOLDER}/step.json", "--store", STORE_FOLDER],
+            "env": self.environment(),
+            "resources": resources,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": [
+                {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+                {"name": "store", "mountPath": STORE_FOLDER},
+                {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  (an emptyDir)
+                {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  (an emptyDir)
+            ],
+        }
+
+    def environment(self) -> list[dict[str, Any]]:
+        values = {
+            "HOME": "/tmp",  # noqa: S108  (an emptyDir)
+            "TMPDIR": "/tmp",  # noqa: S108
+            "LATTICEFORGE_PROGRESS": f"{self.training.namespace}/{self.launch.progress_name}",
+            "LATTICEFORGE_PROGRESS_INTERVAL": self.settings.progress_interval,
+            "HF_ENDPOINT": self.settings.hub_endpoint,
+        }
+        if self.placement.pods > 1:
+            values["MASTER_ADDR"] = f"{self.launch.job}-0.{self.launch.job}"
+            values["MASTER_PORT"] = str(RENDEZVOUS_PORT)
+        env: list[dict[str, Any]] = [
+            {"name": name, "value": value} for name, value in values.items() if value is not None
+        ]
+        publish = self.training.spec.publish
+        if self.launch.needs_token and publish is not None and publish.token_secret is not None:
+            key = {"name": publish.token_secret.name, "key": publish.token_secret.key}
+            env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
+        return env
+
+
+def owner_reference(training: StackedTraining) -> dict[str, Any]:
+    """What makes the garbage collector remove a child with its StackedTraining."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "StackedTraining",
+        "name": training.name,
+        "uid": training.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def merged(base: Any, overlay: Any) -> Any:
+    """`overlay` over `base`: key by key, the first container by position, lists appended."""
+    if isinstance(base, dict) and isinstance(overlay, dict):
+        result = copy.deepcopy(base)
+        for key, value in overlay.items():
+            if key == "containers" and isinstance(value, list) and value:
+                result[key] = [merged(base[key][0], value[0]), *value[1:]]
+            else:
+                result[key] = merged(base[key], value) if key in base else value
+        return result
+    if isinstance(base, list) and isinstance(overlay, list):
+        return [*base, *overlay]
+    return overlay

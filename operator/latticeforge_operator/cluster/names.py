@@ -1,0 +1,37 @@
+"""Labels, annotations and names that the operator puts on objects, each with its reader."""
+
+from latticeforge_operator.api import API_VERSION, GROUP, VERSION
+
+MANAGER = "latticeforge"
+"""Field manager of every server-side apply."""
+
+TRAINING_LABEL = f"{GROUP}/training"
+"""Name of the StackedTraining; on every child, read by the watches and by `kubectl -l`."""
+
+STEP_LABEL = f"{GROUP}/step"
+"""`STAGE.KIND`; on Jobs and pods, for people and dashboards."""
+
+DIGEST_ANNOTATION = f"{GROUP}/digest"
+"""Full digest of the step; on Jobs and progress ConfigMaps, read when they are observed."""
+
+STEP_ANNOTATION = f"{GROUP}/step"
+"""Name of the step; on Jobs, read when they are observed."""
+
+ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
+"""Number of the attempt; on Jobs, read when they are observed."""
+
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+"""Put on pods by the Job controller."""
+
+__all__ = [
+    "API_VERSION",
+    "ATTEMPT_ANNOTATION",
+    "DIGEST_ANNOTATION",
+    "GROUP",
+    "JOB_NAME_LABEL",
+    "MANAGER",
+    "STEP_ANNOTATION",
+    "STEP_LABEL",
+    "TRAINING_LABEL",
+    "VERSION",
+]

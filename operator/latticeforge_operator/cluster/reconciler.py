@@ -1,0 +1,215 @@
+"""Events in, decisions carried out: one stack at a time, many stacks side by side.
+
+Level-triggered: whatever wakes a stack, the same pass reads the mirror, decides, applies objects,
+writes the status once if it differs, then tells events. A pass that fails is repeated with
+back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from latticeforge_operator.api import API_VERSION, StackedTraining, TrainingStatus
+from latticeforge_operator.cluster import manifests
+from latticeforge_operator.cluster.client import EVENTS, JOBS, Client, Refused, Unavailable
+from latticeforge_operator.cluster.mirror import Key, Mirror
+from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.core.reconcile import reconcile, refuse
+from latticeforge_operator.core.values import Decision, Event
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 16
+"""Stacks worked on at the same time."""
+LONGEST_BACKOFF = 60.0
+RESYNC_SECONDS = 60.0
+"""Every stack is looked at this often even if no event says so."""
+
+
+def utc_now() -> datetime:
+    """The time, to the second, as Kubernetes writes it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Reconciler:
+    """Keeps every stack moving.
+
+    Args:
+        client: Access to the API server.
+        mirror: What the watches have shown.
+        settings: The operator's settings.
+        now: The time.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        mirror: Mirror,
+        settings: Settings,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._client, self.mirror, self._settings, self._now = client, mirror, settings, now
+        self._dirty: set[Key] = set()
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+
+    def wake(self, key: Key) -> None:
+        """Look at a stack soon; many wakes while it is being looked at are one."""
+        self._dirty.add(key)
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._work(key))
+
+    async def resync(self) -> None:
+        """Wake every stack now and then, for ever."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            for key in self.mirror.trainings():
+                self.wake(key)
+
+    async def aclose(self) -> None:
+        """Stop at once; whatever was under way is decided again by the next operator."""
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self, key: Key) -> None:
+        try:
+            while key in self._dirty:
+                self._dirty.discard(key)
+                async with self._slots:
+                    await self._attempt(key)
+        finally:
+            del self._tasks[key]
+
+    async def _attempt(self, key: Key) -> None:
+        try:
+            wake_at = await self.pass_over(key)
+        except Unavailable as error:
+            count = self._failures[key] = self._failures.get(key, 0) + 1
+            seconds = min(2.0 ** min(count, 6) / 2, LONGEST_BACKOFF)
+            log.warning("%s/%s: %s; again in %.0f s", *key, error, seconds)
+            self._wake_later(key, seconds)
+            return
+        except Exception:
+            # The edge: a defect in one stack's pass must not end the others' operator.
+            log.exception("%s/%s: reconcile failed", *key)
+            self._wake_later(key, LONGEST_BACKOFF)
+            return
+        self._failures.pop(key, None)
+        if wake_at is not None:
+            self._wake_later(key, max(0.0, (wake_at - self._now()).total_seconds()))
+
+    def _wake_later(self, key: Key, seconds: float) -> None:
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.wake, key)
+
+    async def pass_over(self, key: Key) -> datetime | None:
+        """One pass over one stack; returns when to look again.
+
+        Raises:
+            Unavailable: The API server could not be reached; nothing is lost by trying again.
+        """
+        obj = self.mirror.training(key)
+        if obj is None or "deletionTimestamp" in obj["metadata"]:
+            return None
+        decision, training = self._decide(obj, key)
+        problem = None
+        if training is not None:
+            try:
+                await self._carry_out(training, decision)
+            except Refused as error:
+                log.warning("%s/%s: %s", *key, error)
+                problem = f"the cluster refused an object of this stack: {error}"
+        status = decision.status.to_json()
+        if problem is not None:
+            status = (obj.get("status") or {}) | {"message": problem[:1000]}
+        if status != obj.get("status"):
+            await self._write_status(obj, status)
+        for event in decision.events if problem is None else ():
+            await self._tell(obj, event)
+        return decision.wake_at
+
+    def _decide(self, obj: dict[str, Any], key: Key) -> tuple[Decision, StackedTraining | None]:
+        now = self._now()
+        status = TrainingStatus.model_validate(obj.get("status") or {})
+        try:
+            training = StackedTraining.from_object(obj)
+        except ValueError as error:
+            generation = obj["metadata"].get("generation", 1)
+            return refuse(generation, status, sentence(error), now), None
+        return reconcile(training, status, self.mirror.observed(key), now), training
+
+    async def _carry_out(self, training: StackedTraining, decision: Decision) -> None:
+        namespace = training.namespace
+        for name in decision.delete:
+            await self._client.delete(JOBS, namespace, name)
+        for names, suspended in ((decision.suspend, True), (decision.resume, False)):
+            for name in names:
+                patch = {"spec": {"suspend": suspended}}
+                job = await self._client.merge_patch(JOBS, namespace, name, patch)
+                if job is not None:
+                    self.mirror.put("Job", job)
+        if decision.launch is not None:
+            for manifest in manifests.objects(training, decision.launch, self._settings):
+                answer = await self._client.apply(manifest)
+                if manifest["kind"] in {"Job", "ConfigMap"}:
+                    self.mirror.put(manifest["kind"], answer)
+
+    async def _write_status(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
+        meta = obj["metadata"]
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "StackedTraining",
+            "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+            "status": status,
+        }
+        answer = await self._client.apply(manifest, subresource="status")
+        self.mirror.put("StackedTraining", answer)
+
+    async def _tell(self, obj: dict[str, Any], event: Event) -> None:
+        meta, now = obj["metadata"], self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": "StackedTraining",
+                "name": meta["name"],
+                "namespace": meta["namespace"],
+                "uid": meta["uid"],
+            },
+            "type": "Warning" if event.warning else "Normal",
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": "latticeforge"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._client.create(EVENTS, meta["namespace"], manifest)
+        except (Refused, Unavailable) as error:
+            log.warning("event not told: %s: %s", event.message, error)
+
+
+def sentence(error: ValueError) -> str:
+    """One sentence from a validation error: where, and what is wrong."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"spec.{where}: {message}" if where else f"spec: {message}"
