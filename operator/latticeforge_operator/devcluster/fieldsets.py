@@ -195,18 +195,25 @@ def merge(live: Any, config: Any, schema: Schema) -> Any:
 
 
 def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any]:
-    """Merges by key, in the order of the configuration; live-only items keep their neighbours."""
+    """Merges by key: the configuration's order rules, live-only items stay before what they were.
+
+    The order is that of structured-merge-diff, because it decides in which order containers start.
+    """
     existing = {structure.item_element(schema, item): item for item in live}
     wanted = {structure.item_element(schema, item): item for item in config}
-    waiting = [element for element in existing if element not in wanted]
-    order = list(existing)
+    shared = [element for element in wanted if element in existing]
+    ahead = list(existing)
     merged: list[Any] = []
     for element, item in wanted.items():
-        while waiting and element in existing and order.index(waiting[0]) < order.index(element):
-            merged.append(existing[waiting.pop(0)])
-        below = structure.item_schema(schema)
-        merged.append(merge(existing[element], item, below) if element in existing else item)
-    return merged + [existing[element] for element in waiting]
+        while ahead and ahead[0] not in shared[:1]:
+            passed = ahead.pop(0)
+            if passed not in wanted:
+                merged.append(existing[passed])
+        if element in existing:
+            shared.pop(0)
+            item = merge(existing[element], item, structure.item_schema(schema))  # noqa: PLW2901
+        merged.append(item)
+    return merged + [existing[element] for element in ahead if element not in wanted]
 
 
 def remove(value: Any, schema: Schema, doomed: FieldSet, kept: FieldSet) -> Any:
