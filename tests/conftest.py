@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from tests.fixtures.hub_server import HubServer
+from tests.fixtures.tiny_model import make_model
+
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 # Read once, when huggingface_hub is imported: our Hub speaks plain HTTP only.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-
-from tests.fixtures.hub_server import HubServer
-from tests.fixtures.tiny_model import make_model
 
 
 def pytest_configure(config: pytest.Config) -> None:
