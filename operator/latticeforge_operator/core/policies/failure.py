@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from latticeforge_operator.core.values import JobView, PodView
 from latticeforge_trainer.contract import ExitCode, Progress
@@ -44,9 +44,11 @@ class Evidence:
     @property
     def last_words(self) -> str:
         """The trainer's own sentence, if it belongs to the end of this attempt."""
-        if self.progress is None or self.progress.exit_code in (None, 0):
+        progress = self.progress
+        if progress is None or progress.exit_code in (None, 0):
             return ""
-        return self.progress.message
+        earlier = datetime.fromisoformat(progress.updated_at) < self.job.created_at
+        return "" if earlier else progress.message
 
 
 def _code(code: ExitCode) -> Callable[[Evidence], bool]:
