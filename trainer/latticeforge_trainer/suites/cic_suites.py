@@ -160,7 +160,7 @@ CIC_SUITES = (
 
 def _judge_functional(briefing: Briefing, chains: Sequence[Chain]) -> Verdict | None:
     """Refuse an F that is missing or wrong."""
-    named = [chain.operands for chain in chains if chain.name in _FUNCTIONAL_NAMES]
+    named = [chain.operands for chain in chains if _FUNCTIONAL_NAMES.intersection(chain.names)]
     if not named or not all(operands and operands[-1].is_number for operands in named):
         return _wrong("no value of F is stated")
     for operands in named:

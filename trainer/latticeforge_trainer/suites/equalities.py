@@ -1,15 +1,15 @@
 """Read the arithmetic in a text and say which of its equalities hold within their rounding.
 
-``F[T] = 0.81 − 0.3×H(0.40) = 0.81 − 0.12 = 0.69, stable`` is one chain: its name is ``F[T]``, its
-operands are three sums, and the rest is prose. Operands follow this grammar, in which a named
-value such as ``H(0.40)`` is the number in its parentheses:
+``F[T] = 0.81 − 0.3×H(0.40) = 0.81 − 0.12 = 0.69, stable`` is one chain: it names ``F[T]``, has
+three operands, and the rest is prose. Operands follow this grammar, in which a named value such as
+``H(0.40)`` is the number in its parentheses:
 
     sum    := term (("+" | "−") term)*
     term   := factor (("×" | "·" | "/") factor)*
     factor := "−" factor | "√" factor | "e^" factor | number | "λ" | "γ" | [name] "(" sum ")"
 
-An equality of which one side is only a name states a value, there is nothing to check. Any other
-that is not in this grammar cannot be established, and that is an error.
+A side with names that have no value (``F[T]``, ``λ·dH/dt``, ``Φ − 0.12``) is a formula: there is
+nothing to check in it, but what stands on its two sides must be equal all the same.
 """
 
 import re
@@ -75,10 +75,12 @@ class Operand:
 
 @dataclass(frozen=True)
 class Chain:
-    """Operands joined by ``=``, and the name that stands before the first, if any."""
+    """What is joined by ``=``."""
 
-    name: str | None
+    names: tuple[str, ...]
+    """The sides that are one name and nothing else."""
     operands: tuple[Operand, ...]
+    """The sides that have a value."""
 
     def holds(self) -> bool:
         """Whether every equality in the chain does."""
@@ -102,20 +104,19 @@ def read_chains(text: str) -> list[Chain]:
     """Every chain of equalities in a text, in reading order.
 
     Raises:
-        UnreadableEqualityError: an equality has numbers that are no arithmetic of the grammar, or
-            the text is longer than ``MAX_LENGTH``.
+        UnreadableEqualityError: a side is no arithmetic of the grammar and no formula, or the text
+            is longer than ``MAX_LENGTH``.
     """
     if len(text) > MAX_LENGTH:
         raise UnreadableEqualityError(f"the text has {len(text)} characters, at most {MAX_LENGTH}")
-    sides = _sides(text)
     chains: list[Chain] = []
-    for index, (before, after) in enumerate(pairwise(sides)):
-        right = _operand(_leading(after))
-        if index and chains[-1].operands and len(_leading(before)) == len(before) > 0:
-            chains[-1] = Chain(chains[-1].name, (*chains[-1].operands, *right))
-        else:
-            name = before[-1].text if before and before[-1].kind == "name" else None
-            chains.append(Chain(name, (*_operand(_trailing(before)), *right)))
+    goes_on = False
+    for before, after in pairwise(_sides(text)):
+        if not goes_on:
+            chains.append(Chain(_name(before[-1:]), _operand(_trailing(before))))
+        last, end = chains[-1], _leading(after)
+        chains[-1] = Chain(last.names + _name(after), last.operands + _operand(end))
+        goes_on = len(end) == len(after) or _is_formula(after)
     return chains
 
 
@@ -136,23 +137,39 @@ def _sides(text: str) -> list[list[_Token]]:
     return sides
 
 
+def _name(side: Sequence[_Token]) -> tuple[str, ...]:
+    return (side[0].text,) if [token.kind for token in side] == ["name"] else ()
+
+
+def _is_formula(side: Sequence[_Token]) -> bool:
+    """Whether a side without a value is all of one expression, so that a chain goes on after it."""
+    return bool(side) and not (
+        _leading(side) or _trailing(side) or any(token.kind == "prose" for token in side)
+    )
+
+
 def _leading(side: Sequence[_Token]) -> Sequence[_Token]:
     """The arithmetic that a side starts with, without a parenthesis opened around prose."""
-    length = _run(side, opening="(", closing=")")
-    while length and side[length - 1].text == "(":
-        length -= 1
-    return side[:length]
+    run = side[: _run(side, opening="(", closing=")")]
+    if run and run[-1].text in _BINARY and side[len(run) :][:1] and side[len(run)].kind == "name":
+        return ()
+    while run and run[-1].text == "(":
+        run = run[:-1]
+    return run
 
 
 def _trailing(side: Sequence[_Token]) -> Sequence[_Token]:
     """The arithmetic that a side ends with, without a parenthesis closed around prose."""
-    length = _run(side[::-1], opening=")", closing="(")
-    while length and side[-length].text == ")":
-        length -= 1
-    run = side[len(side) - length :]
-    before = side[len(side) - length - 1] if length < len(side) else None
-    if run and before and before.kind == "name" and run[0].text in _BINARY:
-        raise UnreadableEqualityError(f"{before.text!r} has no known value")
+    run = side[len(side) - _run(side[::-1], opening=")", closing="(") :]
+    if (
+        run
+        and run[0].text in _BINARY
+        and len(run) < len(side)
+        and side[-len(run) - 1].kind == "name"
+    ):
+        return ()
+    while run and run[0].text == ")":
+        run = run[1:]
     return run
 
 
