@@ -1,0 +1,157 @@
+"""Every command and option of `latticeforge`; what a command does is imported when it runs.
+
+    latticeforge run FILE         a whole stack on this machine, shown live
+    latticeforge status | watch   the same picture, from any cluster
+    latticeforge devcluster       the one-machine cluster alone, for kubectl and Helm
+    latticeforge data             training data and held-out problems of both domains
+    latticeforge crds             the custom resource definitions
+
+Importing this module costs click alone, so `latticeforge --help` is instant.
+"""
+
+# ruff: noqa: PLC0415  (a command imports what it needs when it runs: --help stays instant)
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from latticeforge_operator import __version__
+
+_EXTRAS = "latticeforge[operator,devcluster,trainer]"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="latticeforge")
+def group() -> None:
+    """One YAML file in; a finished, evaluated, published language model out."""
+
+
+def main() -> None:
+    """Run the command line.
+
+    Raises:
+        SystemExit: Always, with the command's exit code.
+    """
+    try:
+        group()
+    except ModuleNotFoundError as error:
+        root = (error.name or "").partition(".")[0]
+        if root.startswith("latticeforge"):
+            raise
+        sys.exit(f"Error: this command needs the package {root}; pip install '{_EXTRAS}'")
+
+
+@group.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--workdir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="The stack's storage volume: relative paths in FILE start here.  [default: this folder]",
+)
+@click.option("-n", "--namespace", help="Namespace of the stack.  [default: FILE's, or default]")
+def run(file: Path, workdir: Path, namespace: str | None) -> None:
+    """Run the stack in FILE on this machine and show it live.
+
+    Exits with 0 when the model is finished, 1 when the stack failed and 130 when it was
+    interrupted. Ctrl-C saves a checkpoint; the same command continues. Finished steps are reused.
+    """
+    from latticeforge_operator.cli.run import run_stack
+
+    sys.exit(run_stack(file, workdir, namespace))
+
+
+@group.command()
+@click.argument("name", required=False)
+@click.option("-n", "--namespace", help="Namespace.  [default: the kubeconfig's]")
+def status(name: str | None, namespace: str | None) -> None:
+    """Show one stack, or list all of a namespace, from the cluster in KUBECONFIG."""
+    from latticeforge_operator.cli.inspect import show_status
+
+    show_status(name, namespace)
+
+
+@group.command()
+@click.argument("name")
+@click.option("-n", "--namespace", help="Namespace.  [default: the kubeconfig's]")
+def watch(name: str, namespace: str | None) -> None:
+    """Follow a stack of the cluster in KUBECONFIG until it ends; Ctrl-C only stops watching.
+
+    Exits as `run` does: with 0 when the stack succeeded, else with 1.
+    """
+    from latticeforge_operator.cli.inspect import watch_stack
+
+    sys.exit(watch_stack(name, namespace))
+
+
+@group.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".latticeforge/devcluster"),
+    show_default=True,
+    help="Where its objects, logs and pod folders are kept.",
+)
+@click.option("--port", default=0, help="Port on loopback.  [default: a free one]")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the kubeconfig here too.",
+)
+@click.option("--crds/--no-crds", default=True, show_default=True, help="Install LatticeForge's.")
+def devcluster(data_dir: Path, port: int, kubeconfig: Path | None, crds: bool) -> None:
+    """Serve the one-machine cluster until Ctrl-C, for kubectl, Helm and an operator."""
+    from latticeforge_operator.cli.serve import serve_devcluster
+
+    serve_devcluster(data_dir, port=port, kubeconfig=kubeconfig, with_crds=crds)
+
+
+@group.command()
+@click.argument("kind", type=click.Choice(["cic", "math"]))
+@click.option("--n", "count", type=click.IntRange(min=1), required=True, help="Samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same file.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "heldout"]),
+    default="train",
+    show_default=True,
+    help="The splits share no problem, whatever the seeds.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="JSONL file to write.",
+)
+def data(
+    kind: Literal["cic", "math"],
+    count: int,
+    seed: int,
+    split: Literal["train", "heldout"],
+    output: Path,
+) -> None:
+    """Write KIND problems with their worked answers as chat samples."""
+    from latticeforge_operator.cli.data import write_data
+
+    write_data(kind, count, seed=seed, split=split, output=output)
+
+
+@group.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write one file per kind into this folder instead of printing them.",
+)
+def crds(output: Path | None) -> None:
+    """Print the custom resource definitions, for kubectl apply."""
+    from latticeforge_operator.cli.crds import print_crds, write_crds
+
+    if output is None:
+        print_crds()
+    else:
+        write_crds(output)

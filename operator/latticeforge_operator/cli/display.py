@@ -1,0 +1,88 @@
+"""Where a followed stack is shown: a live picture in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+
+from latticeforge_operator.cli import plain, wording
+from latticeforge_operator.cli.stackview import StackView
+from latticeforge_operator.cli.view import render
+
+_NOTES_KEPT = 3
+
+
+class Display(Protocol):
+    """Shows a stack while it is followed."""
+
+    def update(self, view: StackView) -> None:
+        """Show the stack as it is now."""
+
+    def tell(self, sentence: str) -> None:
+        """Say something that is not part of the stack."""
+
+
+class PlainDisplay:
+    """One line per change, each with the time since the display was opened."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start = datetime.now(UTC)
+        self._last: StackView | None = None
+
+    def update(self, view: StackView) -> None:
+        """Print what has changed since the last view."""
+        for line in plain.changes(self._last, view, datetime.now(UTC)):
+            self.tell(line)
+        self._last = view
+
+    def tell(self, sentence: str) -> None:
+        """Print a line."""
+        since = (datetime.now(UTC) - self._start).total_seconds()
+        self._console.print(
+            f"{wording.duration(since):>7}  {sentence}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class LiveDisplay:
+    """The picture of `view.render`, redrawn in place."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._view: StackView | None = None
+        self._notes: tuple[str, ...] = ()
+
+    def update(self, view: StackView) -> None:
+        """Redraw the picture."""
+        self._view = view
+        self._draw()
+
+    def tell(self, sentence: str) -> None:
+        """Show a sentence below the picture."""
+        self._notes = (*self._notes, sentence)[-_NOTES_KEPT:]
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._view is None:
+            self._live.update("\n".join(self._notes), refresh=True)
+        else:
+            picture = render(self._view, datetime.now(UTC), notes=self._notes)
+            self._live.update(picture, refresh=True)
+
+
+@contextmanager
+def open_display(console: Console) -> Iterator[Display]:
+    """The display that fits a console, until the block ends."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield PlainDisplay(console)
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        yield LiveDisplay(live)

@@ -1,0 +1,144 @@
+"""Numbers, durations and step results as short text; everything here is pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from pydantic import TypeAdapter, ValidationError
+
+from latticeforge_operator.api.status import StepStatus, TrainingStatus
+from latticeforge_trainer.contract import (
+    EvaluateResult,
+    MergeResult,
+    PrepareResult,
+    PublishResult,
+    StepResult,
+    TrainMeters,
+    TrainResult,
+)
+
+_RESULT: TypeAdapter[StepResult] = TypeAdapter(StepResult)
+
+
+def duration(seconds: float) -> str:
+    """`9s`, `1m 05s` or `2h 03m`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def when(text: str | None) -> datetime | None:
+    """The time that the API writes as RFC 3339."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def elapsed(step: StepStatus, now: datetime) -> float | None:
+    """Seconds from a step's start to its end or to now; None before it starts."""
+    start = when(step.started_at)
+    if start is None:
+        return None
+    return max(0.0, ((when(step.finished_at) or now) - start).total_seconds())
+
+
+def remaining(step: StepStatus, now: datetime) -> float | None:
+    """Seconds that a running step still needs at its speed so far; None while that is a guess."""
+    so_far = elapsed(step, now)
+    if so_far is None or not 0.03 <= step.fraction < 1:
+        return None
+    return so_far * (1 - step.fraction) / step.fraction
+
+
+def stack_remaining(status: TrainingStatus, now: datetime) -> float | None:
+    """Seconds to `status.progress.eta`."""
+    end = when(status.progress.eta)
+    return max(0.0, (end - now).total_seconds()) if end else None
+
+
+def money(status: TrainingStatus, limit: str | None) -> str:
+    """What was spent, and of how much."""
+    cost = status.cost
+    return f"{cost.spent} of {limit} {cost.currency}" if limit else f"{cost.spent} {cost.currency}"
+
+
+def meters(step: StepStatus) -> str:
+    """The gauges of a running train step: `loss 0.812 · 412 tokens/s · step 12 of 40`."""
+    try:
+        gauges = TrainMeters.model_validate(step.meters or {})
+    except ValidationError:
+        return ""  # no gauges yet, or those of a newer trainer
+    parts = [f"step {gauges.step} of {gauges.total_steps}"]
+    if gauges.loss is not None:
+        parts.append(f"loss {gauges.loss:.3f}")
+    if gauges.tokens_per_second is not None:
+        parts.append(f"{gauges.tokens_per_second:,.0f} tokens/s")
+    return " · ".join(parts)
+
+
+def result_of(step: StepStatus) -> StepResult | None:
+    """A finished step's result; None when there is none, or it is a newer trainer's."""
+    if step.result is None:
+        return None
+    try:
+        return _RESULT.validate_python(step.result)
+    except ValidationError:
+        return None
+
+
+def result_line(step: StepStatus) -> str:
+    """What a finished step has brought, in a few words."""
+    result = result_of(step)
+    return "" if result is None else _RESULT_LINES[type(result)](result)
+
+
+def _prepared(result: PrepareResult) -> str:
+    samples = sum(source.samples for source in result.data)
+    return f"{samples:,} samples, {result.tokens:,} tokens"
+
+
+def _trained(result: TrainResult) -> str:
+    return (
+        f"loss {result.first_loss:.3f} → {result.final_loss:.3f}, {result.steps:,} steps, "
+        f"{result.tokens_per_second:,.0f} tokens/s"
+    )
+
+
+def _merged(result: MergeResult) -> str:
+    return f"{size(result.bytes)}, top-1 agreement {result.top1_agreement:.1%}"
+
+
+def _evaluated(result: EvaluateResult) -> str:
+    return ", ".join(f"{score.suite} {score.value:.2f}" for score in result.table[0].scores)
+
+
+def _published(result: PublishResult) -> str:
+    return f"{result.files} files, {size(result.bytes)}"
+
+
+_RESULT_LINES: dict[type, Callable[[Any], str]] = {
+    PrepareResult: _prepared,
+    TrainResult: _trained,
+    MergeResult: _merged,
+    EvaluateResult: _evaluated,
+    PublishResult: _published,
+}
+
+
+def size(count: float) -> str:
+    """Bytes with a decimal unit: `272 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def place(url: str) -> str:
+    """A published model's URL as something to open or pass on: a folder's path, or the URL."""
+    parts = urlparse(url)
+    return unquote(parts.path) if parts.scheme == "file" else url
