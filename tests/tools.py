@@ -7,13 +7,13 @@ from there or from PATH, and skip when there are none.
 from __future__ import annotations
 
 import io
-from pathlib import Path
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from pathlib import Path
 
 import pytest
 

@@ -7,6 +7,7 @@ disappears unless someone else owns it too. A plain update takes what it changes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from latticeforge_operator.devcluster.fieldsets import FieldSet
 from latticeforge_operator.devcluster.metadata import checked_type, place, timestamp
 from latticeforge_operator.devcluster.resources import JsonObject, Resource
 
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _UNTRACKED_METADATA = (
     "name",
     "namespace",
@@ -230,7 +232,7 @@ def apply(
     merged = fieldsets.remove(merged, resource.schema, before.fields, everyone)
     changes = fieldsets.compare(live, merged, resource.schema)
     conflicts = _conflicts(claims, changes.written)
-    if conflicts and not request.force:
+    if conflicts and not (request.force or _continues_client_side(resource, live, conflicts, me)):
         raise _conflict_error(conflicts, claims)
     for manager, other in claims.items():
         lost = fieldsets.union(conflicts.get(manager, {}), changes.removed)
@@ -242,6 +244,20 @@ def apply(
 def _conflicts(claims: dict[Manager, _Claim], written: FieldSet) -> dict[Manager, FieldSet]:
     found = ((m, fieldsets.intersection(claim.fields, written)) for m, claim in claims.items())
     return {manager: fields for manager, fields in found if fields}
+
+
+def _continues_client_side(
+    resource: Resource, live: JsonObject, conflicts: dict[Manager, FieldSet], me: Manager
+) -> bool:
+    """Whether kubectl only conflicts with what it applied itself, from the client's side."""
+    annotations = live["metadata"].get("annotations") or {}
+    if me.name != "kubectl" or _LAST_APPLIED not in annotations:
+        return False
+    try:
+        last = fieldsets.of(json.loads(annotations[_LAST_APPLIED]), resource.schema)
+    except (ValueError, AttributeError):  # Anyone may write an annotation.
+        return False
+    return not any(fieldsets.difference(fields, last) for fields in conflicts.values())
 
 
 def _conflict_error(conflicts: dict[Manager, FieldSet], claims: dict[Manager, _Claim]) -> ApiError:

@@ -1,8 +1,8 @@
-"""Decodes the one kind of protobuf body that clients insist on: Secrets and ConfigMaps from Helm.
+"""Decodes the few protobuf bodies that kubectl and Helm send through typed Go clients.
 
-Helm stores its releases through typed Go clients, which speak protobuf. The envelope is a magic
-number and a `runtime.Unknown`; field numbers are those of k8s.io/api/core/v1. Everything that the
-server answers may be JSON.
+Helm stores its releases as Secrets that way, and kubectl creates Secrets, ConfigMaps, Namespaces
+and ServiceAccounts. The envelope is a magic number and a `runtime.Unknown`; field numbers are those
+of k8s.io/api/core/v1 and meta/v1. Everything that the server answers may be JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from latticeforge_operator.devcluster.resources import JsonObject
 _MAGIC = b"k8s\x00"
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _METADATA_STRINGS = {1: "name", 2: "generateName", 3: "namespace", 5: "uid", 6: "resourceVersion"}
+_OWNER_REFERENCES, _FINALIZERS = 13, 14
 _METADATA_MAPS = {11: "labels", 12: "annotations"}
 
 _Message = dict[int, list[Any]]
@@ -37,23 +38,48 @@ def _envelope(body: bytes) -> JsonObject:
     unknown = _message(body)
     type_meta = _message(unknown[1][0])
     api_version, kind = _text(type_meta[1][0]), _text(type_meta[2][0])
-    if (api_version, kind) == ("v1", "Secret"):
-        return _with_data(kind, _message(unknown[2][0]), _base64)
-    if (api_version, kind) == ("v1", "ConfigMap"):
-        return _with_data(kind, _message(unknown[2][0]), _text)
-    raise ApiError(415, f"protobuf bodies of kind {kind} are not supported: send JSON instead")
+    if kind not in _READERS:
+        raise ApiError(415, f"protobuf bodies of kind {kind} are not supported: send JSON instead")
+    message = _message(unknown[2][0] if unknown[2] else b"")
+    return {"apiVersion": api_version, "kind": kind, **_READERS[kind](message)}
 
 
-def _with_data(kind: str, message: _Message, read: Callable[[bytes], str]) -> JsonObject:
-    obj: JsonObject = {"apiVersion": "v1", "kind": kind, "metadata": _metadata(message[1][0])}
-    obj["data"] = _map(message[2], read)
-    if kind == "Secret" and message[3]:
-        obj["type"] = _text(message[3][0])
-    return obj
+def _secret(message: _Message) -> JsonObject:
+    kind = {"type": _text(message[3][0])} if message[3] else {}
+    return {**_named(message), "data": _map(message[2], _base64), **kind}
+
+
+def _config_map(message: _Message) -> JsonObject:
+    return {**_named(message), "data": _map(message[2], _text)}
+
+
+def _named(message: _Message) -> JsonObject:
+    return {"metadata": _metadata(message[1][0])}
+
+
+def _delete_options(message: _Message) -> JsonObject:
+    options: JsonObject = {}
+    if message[1]:
+        options["gracePeriodSeconds"] = message[1][0]
+    if message[2]:
+        conditions = _message(message[2][0])
+        names = {1: "uid", 2: "resourceVersion"}
+        options["preconditions"] = {
+            name: _text(conditions[number][0])
+            for number, name in names.items()
+            if conditions[number]
+        }
+    if message[4]:
+        options["propagationPolicy"] = _text(message[4][0])
+    if message[5]:
+        options["dryRun"] = [_text(value) for value in message[5]]
+    return options
 
 
 def _metadata(body: bytes) -> JsonObject:
     message = _message(body)
+    if message[_OWNER_REFERENCES] or message[_FINALIZERS]:
+        raise ValueError("ownerReferences and finalizers are read from JSON bodies only")
     strings = {
         name: _text(message[number][0]) for number, name in _METADATA_STRINGS.items()
         if message[number] and message[number][0]
@@ -111,3 +137,12 @@ def _varint(body: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
+
+
+_READERS: dict[str, Callable[[_Message], JsonObject]] = {
+    "Secret": _secret,
+    "ConfigMap": _config_map,
+    "Namespace": _named,
+    "ServiceAccount": _named,
+    "DeleteOptions": _delete_options,
+}
