@@ -40,6 +40,7 @@ MERGED_FILES = {
     "tokenizer.json": b"{}",
     "tokenizer_config.json": b"{}",
     "chat_template.jinja": b"{{ messages }}",
+    "LICENSE": b"Apache-2.0",
 }
 ADAPTER_FILES = {
     "README.md": b"PEFT's own",
@@ -142,7 +143,7 @@ def make_config(
     weights = seal(store, name, kind, inside, None)
     model = ModelRef(
         name="cic",
-        base_path="base",
+        base_path="./base",
         base_revision=BASE_REVISION,
         artifact=weights if merged else None,
         adapter=None if merged else weights,
@@ -151,7 +152,7 @@ def make_config(
     fields: dict[str, Any] = {
         "title": "elle-72b-math",
         "base": ModelSource(model="me/base"),
-        "base_path": "base",
+        "base_path": "./base",
         "model": model,
         "stages": [make_stage(store, "math", 0.6), make_stage(store, "cic", 0.97)],
         "cost": "41.20 USD",

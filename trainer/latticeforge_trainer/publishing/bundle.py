@@ -42,6 +42,8 @@ TOKENIZER_FILES = (
 _GENERATION_CONFIG = "generation_config.json"
 _PUBLISHABLE = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 """Weights as safetensors, and text: nothing that runs code when it is loaded."""
+_LICENCE = "LICENSE"
+"""How the names of licence files begin, whatever they end with."""
 
 
 class Report(Protocol):
@@ -161,7 +163,8 @@ def _below(files: dict[str, FileEntry], folder: str) -> dict[str, FileEntry]:
     # PEFT leaves a README.md of its own beside an adapter; ours takes its place.
     names = [n for n in files if n.startswith(prefix) and n != f"{prefix}{README}"]
     for name in names:
-        if PurePosixPath(name).suffix not in _PUBLISHABLE:
+        path = PurePosixPath(name)
+        if path.suffix not in _PUBLISHABLE and not path.name.startswith(_LICENCE):
             raise UserError(
                 f"{name} is not published: only safetensors weights and text files are, since "
                 "anything else may run code when it is loaded"
@@ -171,7 +174,9 @@ def _below(files: dict[str, FileEntry], folder: str) -> dict[str, FileEntry]:
 
 def _from_base(config: PublishConfig, store: Store) -> dict[str, BundleFile]:
     """The base's tokenizer, for an artifact that has none of its own."""
-    folder = store.root / config.runtime.base_path
+    folder = store.resolve(config.runtime.base_path)
+    if folder is None:
+        return {}
     wanted = [*TOKENIZER_FILES, *([_GENERATION_CONFIG] if _is_merged(config) else [])]
     paths = [path for name in wanted if (path := folder / name).is_file()]
     return {path.name: BundleFile(path, path.stat().st_size, sha256_of(path)) for path in paths}
