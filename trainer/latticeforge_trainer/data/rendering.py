@@ -15,19 +15,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from latticeforge_trainer.data.formats import Chat, Completion, Located, Text
-from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.errors import StepError, UserError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 _BATCH = 512
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -112,18 +114,51 @@ def tokenize_source(
     return source
 
 
+def load_renderer(folder: Path, name: str) -> Renderer:
+    """The renderer of a model folder's tokenizer.
+
+    Args:
+        folder: The model's folder; nothing outside of it is asked.
+        name: What messages call the model.
+
+    Raises:
+        UserError: It holds no usable tokenizer.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415  (seconds; a reused step needs none)
+
+    # Without these transformers makes up an empty tokenizer instead of failing.
+    if not any((folder / file).exists() for file in _VOCABULARIES):
+        raise UserError(f"{name} holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except StepError:  # a signal's
+        raise
+    except Exception as error:  # the tokenizers library raises bare ones for a damaged file
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name} holds no usable tokenizer: {problem}") from error
+    return Renderer(tokenizer)
+
+
 class Renderer:
     """Turns samples into tokens, as a model's tokenizer and chat template say.
 
     Args:
         tokenizer: With a `tokenizer.json`: only those know where in a text a token came from.
 
+    Attributes:
+        tokens: One more than its greatest token id.
+        pad_token: The id that fills up a sequence.
+
     Raises:
         UserError: The tokenizer is of the slow kind, or names no end-of-text token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        if not tokenizer.is_fast:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        from transformers import PreTrainedTokenizerFast  # noqa: PLC0415  (seconds)
+
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError("the base model's tokenizer has no tokenizer.json, which is needed")
         if tokenizer.eos_token_id is None:
             raise UserError("the base model's tokenizer names no eos_token, so nothing could end")
@@ -136,6 +171,9 @@ class Renderer:
         opening = self._core.encode("a").ids[:1]
         self._end: list[int] = [tokenizer.eos_token_id]
         self._begin: list[int] = [i for i in opening if i == tokenizer.bos_token_id]
+        self.tokens = max(tokenizer.get_vocab().values()) + 1
+        pad = tokenizer.pad_token_id
+        self.pad_token: int = tokenizer.eos_token_id if pad is None else pad
         self._marked = bool(_MARKED.search(self._template() or ""))
 
     def _template(self) -> str | None:
