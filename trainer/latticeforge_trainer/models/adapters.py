@@ -1,0 +1,81 @@
+"""LoRA adapters: a fresh one, an earlier stage's to go on with, and PEFT's own format on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from latticeforge_trainer.contract import LoRASettings
+from latticeforge_trainer.errors import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
+    """Freeze a model and lay a fresh adapter on it.
+
+    Raises:
+        UserError: A target module does not exist.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT declares int, and divides it
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules or "all-linear",
+        bias="none",
+    )
+    try:
+        # Adapters keep the base's type here: DeepSpeed holds their fp32 master weights.
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise UserError(f"lora.targetModules {settings.target_modules}: {error}") from error
+
+
+def continue_adapter(model: PreTrainedModel, folder: Path, settings: LoRASettings) -> PeftModel:
+    """Load an earlier stage's adapter to train it further.
+
+    Raises:
+        UserError: Its rank or alpha is not what this stage asks for.
+    """
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    found, asked = (config["r"], config["lora_alpha"]), (settings.rank, settings.alpha)
+    if found != asked:
+        raise UserError(
+            f"this stage continues an adapter of rank {found[0]} and alpha {found[1]:g} but asks "
+            f"for rank {asked[0]} and alpha {asked[1]:g}: use the same, or handoff Merge"
+        )
+    return PeftModel.from_pretrained(
+        model, folder, is_trainable=True, autocast_adapter_dtype=False, local_files_only=True
+    )
+
+
+def save_adapter(
+    model: PeftModel, weights: dict[str, torch.Tensor], folder: Path, base_name: str
+) -> None:
+    """Write an adapter in PEFT's format.
+
+    Args:
+        model: The model it was trained in, for its config.
+        weights: Trainable parameters by their name in `model`, on the CPU.
+        folder: Where to; made if missing.
+        base_name: What `base_model_name_or_path` says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        folder / ADAPTER_WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    document: dict[str, Any] = model.peft_config["default"].to_dict()
+    document |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    text = json.dumps(document, indent=1, sort_keys=True, default=sorted)  # sets become lists
+    (folder / ADAPTER_CONFIG).write_text(text)

@@ -1,0 +1,80 @@
+"""Writes what training leaves behind: a 16-bit model, or an adapter in PEFT's format."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latticeforge_trainer.models.shards import ShardWriter
+from latticeforge_trainer.training.engine import gathered, trainable_parameters
+
+COPIED = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE*",
+)
+"""Files beside the weights that belong to a model whatever its weights are."""
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy tokenizer, chat template and generation config from one model folder to another."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in COPIED:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+
+
+def export_model(engine: Any, source: Path, target: Path | None) -> None:
+    """Write the trained model in 16 bits, gathering one parameter at a time; a collective.
+
+    Args:
+        engine: The engine.
+        source: Folder of the model that training started from, for its tokenizer.
+        target: Where to; None on the processes that do not write.
+    """
+    model = engine.module.causal
+    writer = None
+    if target is not None:
+        copy_companions(source, target)
+        model.config.dtype = torch.bfloat16
+        model.config.save_pretrained(target)
+        writer = ShardWriter(target)
+    # Tied weights are one parameter, and so appear once, under the first of their names.
+    for name, parameter in model.named_parameters():
+        with gathered([parameter]):
+            if writer is not None:
+                writer.add(name, parameter.detach().to("cpu", torch.bfloat16, copy=True))
+    if writer is not None:
+        kept = model.state_dict(keep_vars=True).keys()  # buffers that are computed are not kept
+        for name, buffer in model.named_buffers():
+            if name in kept:
+                writer.add(name, buffer.detach().cpu())
+        writer.finish()
+
+
+def export_adapter(engine: Any, source: Path, target: Path | None) -> None:
+    """Write the trained adapter in PEFT's format; a collective.
+
+    Args:
+        engine: The engine.
+        source: Folder of the model under the adapter, for its tokenizer and name.
+        target: Where to; None on the processes that do not write.
+    """
+    from latticeforge_trainer.models.adapters import save_adapter  # noqa: PLC0415  (loads PEFT)
+
+    weights = {}
+    for name, parameter in trainable_parameters(engine):
+        with gathered([parameter]):
+            if target is not None:
+                weights[name] = parameter.detach().cpu().clone()
+    if target is not None:
+        copy_companions(source, target)
+        save_adapter(engine.module.model, weights, target, source.name)

@@ -1,0 +1,102 @@
+"""The model that a stage starts from, made ready for its method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latticeforge_trainer.artifacts import Store
+from latticeforge_trainer.contract import Method, TrainConfig
+from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.models.loading import (
+    ADAPTER_FOLDER,
+    CPU,
+    load_weights,
+    quantization_of,
+    source_folder,
+)
+
+
+def starting_folder(config: TrainConfig, store: Store) -> Path:
+    """The folder of the model that the stage starts from."""
+    return source_folder(store, config.runtime.base_path, config.runtime.upstream_model)
+
+
+def starting_model(
+    config: TrainConfig, store: Store, device: torch.device, ds_config: dict[str, Any]
+) -> nn.Module:
+    """Load the stage's model: whole, or frozen with an adapter on top.
+
+    Args:
+        config: The step.
+        store: Where the model lies.
+        device: Where it goes, except under ZeRO-3, which cuts it up as it is loaded.
+        ds_config: DeepSpeed's configuration.
+
+    Raises:
+        UserError: Method and model do not go together.
+    """
+    method, strategy = config.payload.method, config.runtime.strategy
+    folder = starting_folder(config, store)
+    refuse_mismatch(method, quantization_of(folder), strategy.zero_stage)
+    partitioned = strategy.zero_stage == 3
+    dtype = torch.bfloat16 if strategy.precision == "bf16" else torch.float32
+    with partitioned_loading(ds_config) if partitioned else nullcontext():
+        model = load_weights(
+            folder,
+            dtype=dtype,
+            quantize_nf4=method is Method.QLORA,
+            device=CPU if partitioned else device,
+        )
+    if strategy.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model if config.payload.lora is None else _with_adapter(model, config, store)
+
+
+def refuse_mismatch(method: Method, quantization: str | None, zero_stage: int) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    if method is Method.QLORA and zero_stage == 3:
+        raise UserError("QLoRA runs under ZeRO 0 to 2: 4-bit weights cannot be partitioned")
+    if quantization is None or (method is Method.QLORA and quantization == "nf4"):
+        return
+    if quantization == "nf4":
+        raise UserError(f"{method} needs 16-bit weights, and this base is NF4: use method QLoRA")
+    raise UserError(
+        f"a base in {quantization} is for inference only: train from its 16-bit weights, or from "
+        "an NF4 base with QLoRA"
+    )
+
+
+@contextmanager
+def partitioned_loading(ds_config: dict[str, Any]) -> Iterator[None]:
+    """In the block, transformers hands every weight it loads to ZeRO-3 in partitions."""
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: PLC0415  (ZeRO-3)
+
+    configure: Any = HfDeepSpeedConfig  # untyped
+    alive = configure(ds_config)  # transformers finds it through a weak reference
+    yield
+    del alive
+
+
+def _with_adapter(model: Any, config: TrainConfig, store: Store) -> nn.Module:
+    from latticeforge_trainer.models import adapters  # noqa: PLC0415  (two seconds of PEFT)
+
+    payload, upstream = config.payload, config.runtime.upstream_adapter
+    if payload.lora is None or payload.continue_adapter != (upstream is not None):
+        raise UserError(
+            "continueAdapter and an upstream adapter come together: merge the previous stage's "
+            "adapter (handoff Merge) to train a fresh one on top of it"
+        )
+    if upstream is None:
+        return adapters.add_adapter(model, payload.lora)
+    folder = store.require(upstream, "the adapter to continue") / ADAPTER_FOLDER
+    return adapters.continue_adapter(model, folder, payload.lora)
