@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.conformance.client import Api, Refused, connect, eventually
 
-from latticeforge_operator.devcluster.server import serve, write_kubeconfig
+from latticeforge_operator.devcluster import cluster
+from latticeforge_operator.devcluster.controllers.nodes import NodeCapacity
 from latticeforge_operator.devcluster.store import Store
 
 KUBECONFIG = "LATTICEFORGE_TEST_KUBECONFIG"
@@ -22,16 +24,17 @@ HISTORY_LIMIT = 500
 
 
 @pytest.fixture
-async def kubeconfig(tmp_path: Path) -> AsyncIterator[Path]:
+async def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Path]:
     """The kubeconfig of the server under test."""
     if named := os.environ.get(KUBECONFIG):
         yield Path(named)
         return
-    server = await serve(Store(history_limit=HISTORY_LIMIT))
-    path = tmp_path / "kubeconfig"
-    write_kubeconfig(path, server, "default")
-    yield path
-    await server.aclose()
+    # A short memory, so that a test can outlive it.
+    monkeypatch.setattr(cluster, "Store", partial(Store, history_limit=HISTORY_LIMIT))
+    capacity = NodeCapacity(cpu=4, memory_bytes=2**33, gpus=2)
+    devcluster = await cluster.DevCluster.start(data_dir=tmp_path / "devcluster", capacity=capacity)
+    yield devcluster.kubeconfig
+    await devcluster.aclose()
 
 
 @pytest.fixture

@@ -236,7 +236,10 @@ async def test_containers_and_environment_merge_by_name(api: Api) -> None:
             "f:env": {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}},
         }
     }
-    assert await api.apply(path, job(main), "first") == created
+    again = await api.apply(path, job(main), "first")
+    assert managers(again)["first", "Apply"] == fields
+    assert again["metadata"]["generation"] == created["metadata"]["generation"]
+    assert again["spec"] == created["spec"]
 
 
 async def test_owner_references_merge_by_uid(api: Api, path: str) -> None:

@@ -177,8 +177,9 @@ async def test_a_namespace_must_exist(api: Api) -> None:
 
 async def test_a_pod_without_a_node_is_deleted_at_once(api: Api) -> None:
     pods = api.ns("v1", "pods")
-    # No node offers this scheduler, so nothing ever runs the pod.
-    spec = {"schedulerName": "nobody", "containers": [{"name": "main", "image": "none"}]}
+    # No node is as big as this, so nothing ever runs the pod.
+    resources = {"limits": {"nvidia.com/gpu": "4096"}, "requests": {"nvidia.com/gpu": "4096"}}
+    spec = {"containers": [{"name": "main", "image": "none", "resources": resources}]}
     created = await api.create(pods, {"metadata": {"name": "a"}, "spec": spec})
     assert created["status"]["phase"] == "Pending"
     assert created["spec"]["terminationGracePeriodSeconds"] == 30
