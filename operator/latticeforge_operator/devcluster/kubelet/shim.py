@@ -24,6 +24,7 @@ from contextlib import suppress
 _PR_SET_CHILD_SUBREAPER = 36
 _START_FAILED = 128
 _POLL_SECONDS = 0.005
+_LINGER_SECONDS = 0.05
 # What Python or this shim ignores must not be ignored by the container.
 _RESET = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -75,19 +76,34 @@ def _report(control: socket.socket, message: dict[str, object]) -> None:
 
 
 def _supervise(control: socket.socket, child_ended: socket.socket, child: int) -> int:
-    """Obeys the kubelet until the container's first process has ended; returns its wait status."""
-    listening = True
+    """Obeys the kubelet until the container has ended; returns its first process's wait status.
+
+    The end of the first process is the end of all, unless the kubelet has asked for an end: then
+    the rest of its group, which got SIGTERM as well, may use its grace period.
+    """
+    status, terminating, listening = None, False, True
     while True:
-        if (status := _reap(child)) is not None:
+        ended = _reap(child)
+        status = status if ended is None else ended
+        if status is not None and not (terminating and listening and _is_alive(child)):
             return status
         sources = [child_ended, control] if listening else [child_ended]
-        ready, _, _ = select.select(sources, (), ())
+        ready, _, _ = select.select(sources, (), (), None if status is None else _LINGER_SECONDS)
         if child_ended in ready:
             child_ended.recv(4096)
         if control in ready:
             orders = control.recv(4096)
-            listening = bool(orders)
-            _signal(child, signal.SIGTERM if orders and b"K" not in orders else signal.SIGKILL)
+            terminating = True
+            listening = bool(orders) and b"K" not in orders
+            _signal(child, signal.SIGTERM if listening else signal.SIGKILL)
+
+
+def _is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _signal(group: int, number: signal.Signals) -> None:
@@ -120,6 +136,7 @@ def _kill_everything(group: int, library: str) -> None:
 
 
 def _has_children() -> bool:
+    """Buries ended children, and says whether any is left."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
