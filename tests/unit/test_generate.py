@@ -6,15 +6,19 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from latticeforge_trainer.domain.samples import Message, user
 from latticeforge_trainer.generate import COMPACT_SHARE, Answer, generate
 
-PROMPTS: list[list[Message]] = [
-    [user(text)]
-    for text in ("a", "12 + 30 = ", "x" * 60, "Φ 0.81", "tell me more, please", "b", "c", "dd")
-]
+TEXTS = ("a", "12 + 30 = ", "x" * 60, "Φ 0.81", "tell me more, please", "b", "c", "dd", "e f g")
+PROMPTS: list[list[Message]] = [[user(text)] for text in (*TEXTS, *("h" * n for n in range(2, 9)))]
 LIMIT = 12
 END = 258
 """The tokenizer's end of turn."""
@@ -60,7 +64,7 @@ def test_the_fixture_tests_something(expected: list[Answer]) -> None:
     assert {answer.finished for answer in expected} == {True, False}
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 100])
 def test_as_transformers(
     model: PreTrainedModel, tokenizer: Any, expected: list[Answer], batch_size: int
 ) -> None:
@@ -82,7 +86,11 @@ def test_with_an_adapter(model: PreTrainedModel, tokenizer: Any, expected: list[
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2))
     try:
         answers = generate(
-            cast("PreTrainedModel", adapted), tokenizer, PROMPTS, max_new_tokens=LIMIT, batch_size=8
+            cast("PreTrainedModel", adapted),
+            tokenizer,
+            PROMPTS,
+            max_new_tokens=LIMIT,
+            batch_size=16,
         )
     finally:
         adapted.unload()
@@ -93,12 +101,12 @@ def test_training_mode_does_not_show(
     model: PreTrainedModel, tokenizer: Any, expected: list[Answer]
 ) -> None:
     model.train()
-    assert generate(model, tokenizer, PROMPTS, max_new_tokens=LIMIT, batch_size=8) == expected
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=LIMIT, batch_size=16) == expected
     assert not model.training
 
 
 def test_a_cut_answer_is_marked(model: PreTrainedModel, tokenizer: Any) -> None:
-    answers = generate(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=8)
+    answers = generate(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=16)
     assert {answer.tokens for answer in answers if not answer.finished} == {2}
     assert not all(answer.finished for answer in answers)
 
@@ -111,11 +119,11 @@ def test_rows_that_ended_stop_computing(
         lambda _, inputs: rows.append(inputs[0].shape[0])
     )
     try:
-        generate(model, tokenizer, PROMPTS, max_new_tokens=LIMIT, batch_size=8)
+        generate(model, tokenizer, PROMPTS, max_new_tokens=LIMIT, batch_size=16)
     finally:
         hook.remove()
     live = [sum(answer.tokens > step for answer in expected) for step in range(len(rows))]
-    assert rows[0] == 8
+    assert rows[0] == len(PROMPTS)
     assert all(
         row * (1 - COMPACT_SHARE) < alive <= row for row, alive in zip(rows, live, strict=True)
     )
@@ -135,6 +143,19 @@ def test_no_step_after_the_last_answer_has_ended(
     assert len(calls) == answer.tokens
 
 
+def test_positions_count_from_the_first_token(tokenizer: Any) -> None:
+    """Padding moves a row: rotary positions would not mind, learned ones do."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=288, n_positions=256, n_embd=32, n_layer=1, n_head=2)
+    config.update({"bos_token_id": None, "eos_token_id": END, "initializer_range": 0.3})
+    absolute = GPT2LMHeadModel(config)
+    alone, padded = (
+        generate(absolute, tokenizer, PROMPTS, max_new_tokens=LIMIT, batch_size=size)
+        for size in (1, 16)
+    )
+    assert alone == padded
+
+
 def test_progress_counts_ended_answers(model: PreTrainedModel, tokenizer: Any) -> None:
     reports: list[tuple[int, int]] = []
     generate(
@@ -147,8 +168,8 @@ def test_progress_counts_ended_answers(model: PreTrainedModel, tokenizer: Any) -
     )
     done = [report[0] for report in reports]
     assert done == sorted(set(done))
-    assert {3, 6, 8} <= set(done)
-    assert {total for _, total in reports} == {8}
+    assert {3, 6, 9, 12, 15, 16} <= set(done)
+    assert {total for _, total in reports} == {16}
 
 
 def test_no_prompts(model: PreTrainedModel, tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from latticeforge_trainer.domain import briefings as module
 from latticeforge_trainer.domain.briefings import Assessment, Briefing, briefings, sample_of
-from latticeforge_trainer.domain.cic import PATTERNS, PHASES, uipt_transition
+from latticeforge_trainer.domain.cic import PATTERNS, PHASES, rank_patterns, uipt_transition
 from latticeforge_trainer.domain.samples import Split, fingerprint, split_of
 from latticeforge_trainer.suites import SUITES, Problem
 
@@ -93,6 +93,8 @@ def test_one_answer_is_right() -> None:
         with localcontext(prec=12, rounding=ROUND_CEILING):
             high = briefing.bounds, briefing.pattern
         assert low == high == (briefing.bounds, briefing.pattern)
+        best, second, *_ = rank_patterns(briefing.series)
+        assert best.r - second.r >= module.PATTERN_MARGIN
 
 
 def test_every_label_occurs_often_enough_to_be_learnt() -> None:

@@ -36,6 +36,7 @@ def holds(text: str) -> bool:
         "2·3/4 = 1.5",
         "1/3 = 0.33",
         "1/3 = 0.3333",
+        "1/3 + 0.25 = 0.3 + 0.25",  # the least precise number counts
         "0.25×0.54 = 0.13",  # 0.135 is halfway, so either neighbour is within rounding
         "0.25×0.54 = 0.14",
         "−0.27 + 0.01 = −0.26",

@@ -74,6 +74,7 @@ def test_harness_score(harness: dict[str, Any]) -> None:
 
 
 def test_harness_task_without_a_share(harness: dict[str, Any]) -> None:
-    harness["metrics"] = {"perplexity,none": 12.5, "perplexity_stderr,none": "N/A"}
+    harness["metrics"] = {"alias": "wikitext", "ppl,none": 12.5, "ppl_stderr,none": 0.5}
+    harness["metrics"] |= {"acc,none": 0.5, "acc_stderr,none": "N/A"}
     with pytest.raises(UserError, match="lm-eval:wikitext gives no metric between 0 and 1"):
         HarnessSuite("wikitext").evaluate(MODEL, MODEL, n=8, seed=0, batch_size=4)
