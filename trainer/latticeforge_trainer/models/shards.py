@@ -1,8 +1,9 @@
-"""Writes a model's weights as safetensors shards with an index, holding one shard at a time."""
+"""Writes model folders: weights in safetensors shards, one in memory at a time, and companions."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,6 +11,27 @@ from safetensors.torch import save_file
 
 SHARD_BYTES = 4 * 2**30
 """Size at which a shard is written out; the Hub asks for files below 50 GB."""
+
+
+COPIED = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE*",
+)
+"""Files beside the weights that belong to a model whatever its weights are."""
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy tokenizer, chat template and generation config from one model folder to another."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in COPIED:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
 
 
 class ShardWriter:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from latticeforge_trainer.models.shards import ShardWriter
+from latticeforge_trainer.models.shards import ShardWriter, copy_companions
 from latticeforge_trainer.training.engine import gathered, trainable_parameters
-
-COPIED = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-)
-"""Files beside the weights that belong to a model whatever its weights are."""
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and generation config from one model folder to another."""
-    target.mkdir(parents=True, exist_ok=True)
-    for pattern in COPIED:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, target / path.name)
 
 
 def export_model(engine: Any, source: Path, target: Path | None) -> None:

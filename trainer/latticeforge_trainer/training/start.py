@@ -91,6 +91,7 @@ def _with_adapter(model: Any, config: TrainConfig, store: Store) -> nn.Module:
     from latticeforge_trainer.models import adapters  # noqa: PLC0415  (two seconds of PEFT)
 
     payload, upstream = config.payload, config.runtime.upstream_adapter
+    torch.manual_seed(payload.seed)  # for a fresh adapter's random half
     if payload.lora is None or payload.continue_adapter != (upstream is not None):
         raise UserError(
             "continueAdapter and an upstream adapter come together: merge the previous stage's "
