@@ -153,7 +153,9 @@ class Container:
         for folder in (scratch, self.folder):
             folder.mkdir(parents=True, exist_ok=True)
         own = {name: translate(value) for name, value in known.items()}
-        workdir = Path(translate(self.spec.get("workingDir") or str(scratch)))
+        given = self.spec.get("workingDir")
+        # The scratch folder is the host's already, and may lie below what a mount translates.
+        workdir = Path(translate(given)) if given else scratch
         runs = len(list(self.folder.glob("*.log")))
         return Launch(
             command=[translate(part) for part in command_line(self.spec, known)],
