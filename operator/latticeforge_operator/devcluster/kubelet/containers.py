@@ -152,14 +152,15 @@ class Container:
         scratch = box.folder / "scratch" / str(self.spec["name"])
         for folder in (scratch, self.folder):
             folder.mkdir(parents=True, exist_ok=True)
-        own = {name: translate(value) for name, value in known.items()}
+        # Only what the manifest says is translated: the kubelet's own values and the scratch folder
+        # are the host's already, and may lie below a folder that a mount stands for, such as /tmp.
+        environment = box.service | {name: translate(value) for name, value in own.items()}
         given = self.spec.get("workingDir")
-        # The scratch folder is the host's already, and may lie below what a mount translates.
         workdir = Path(translate(given)) if given else scratch
         runs = len(list(self.folder.glob("*.log")))
         return Launch(
             command=[translate(part) for part in command_line(self.spec, known)],
-            environment=self._environment(own, scratch),
+            environment=self._environment(environment, scratch),
             workdir=workdir,
             log=logs.log_path(self.folder, runs),
         )
