@@ -16,7 +16,9 @@ from latticeforge_operator.devcluster.controllers.objects import (
     CONFIG_MAPS,
     PODS,
     SECRETS,
+    find,
     is_finished,
+    key_of,
 )
 from latticeforge_operator.devcluster.controllers.recorder import Recorder
 from latticeforge_operator.devcluster.errors import ApiError
@@ -26,8 +28,8 @@ from latticeforge_operator.devcluster.kubelet.gpus import Devices
 from latticeforge_operator.devcluster.kubelet.identity import ApiAccess
 from latticeforge_operator.devcluster.kubelet.processes import sweep
 from latticeforge_operator.devcluster.kubelet.worker import Machine, PodWorker
-from latticeforge_operator.devcluster.resources import ResourceKey
-from latticeforge_operator.devcluster.store import Store, WatchEvent
+from latticeforge_operator.devcluster.resources import JsonObject, ResourceKey
+from latticeforge_operator.devcluster.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -99,12 +101,13 @@ class Kubelet:
             self._forget(uid)
         async for event in self._store.watch(PODS):
             if event.object["spec"].get("nodeName") == NODE_NAME:
-                self._observe(event, machine)
+                self._observe(event.object, machine)
 
-    def _observe(self, event: WatchEvent, machine: Machine) -> None:
-        pod = event.object
-        uid = pod["metadata"]["uid"]
-        if event.type == "DELETED":
+    def _observe(self, seen: JsonObject, machine: Machine) -> None:
+        uid = seen["metadata"]["uid"]
+        # What a watch says may be long past: acting on it could run a finished pod again.
+        pod = find(self._store, PODS, *key_of(seen))
+        if pod is None or pod["metadata"]["uid"] != uid:
             self._forget(uid)
         elif uid in self._workers:
             self._workers[uid].observe(pod)
