@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 from latticeforge_operator.api import StackedTraining
-from latticeforge_operator.api.status import StepStatus
 from latticeforge_operator.core.planning import Placement
 from latticeforge_operator.core.steps import Step, Weights, merges, recipes
 from latticeforge_operator.core.values import Launch
@@ -38,7 +37,13 @@ def object_name(training: StackedTraining, step: Step, suffix: str = "") -> str:
     """A deterministic name for an object of a step, unique per stack, step and digest."""
     key = f"{training.uid}/{step.name}/{step.digest}"
     tail = f"-{step.kind}-{hashlib.sha256(key.encode()).hexdigest()[:8]}{suffix}"
-    return training.name[: MAX_NAME - len(tail)].rstrip("-.") + tail
+    return _label(training.name)[: MAX_NAME - len(tail)].rstrip("-") + tail
+
+
+def _label(name: str) -> str:
+    """A name as pods' host names and Services demand it: no dots, and no digit first."""
+    label = name.replace(".", "-")
+    return f"st-{label}" if label[0].isdigit() else label
 
 
 class Launcher:
@@ -47,7 +52,6 @@ class Launcher:
     Args:
         training: The stack.
         steps: Its line of steps.
-        records: Status of every step that is done, by name.
         prepared: Results of the prepare steps that are done, by name.
         spent: The money spent so far, for the model card.
     """
@@ -56,11 +60,10 @@ class Launcher:
         self,
         training: StackedTraining,
         steps: list[Step],
-        records: dict[str, StepStatus],
         prepared: dict[str, PrepareResult],
         spent: str,
     ) -> None:
-        self.training, self.steps, self.records = training, steps, records
+        self.training, self.steps = training, steps
         self.prepared, self.spent = prepared, spent
         self._by_name = {step.name: step for step in steps}
 
@@ -184,4 +187,9 @@ def store_claim(training: StackedTraining) -> str:
     """The claim of the stack's volume: the one that is named, or the stack's own."""
     if training.spec.storage.claim_name is not None:
         return training.spec.storage.claim_name
-    return f"{training.name[: MAX_NAME - len('-store')].rstrip('-.')}-store"
+    longest = MAX_NAME - len("-store")
+    if len(training.name) <= longest:
+        return f"{training.name}-store"
+    # Names that differ only in what is cut off must not share a volume.
+    mark = f"-{hashlib.sha256(training.name.encode()).hexdigest()[:8]}"
+    return f"{training.name[: longest - len(mark)].rstrip('-.')}{mark}-store"

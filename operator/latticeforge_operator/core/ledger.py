@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
+from latticeforge_operator.api import GPUPool
 from latticeforge_operator.api.status import Attempt, CostStatus, StepStatus
-from latticeforge_operator.core.planning import Placement
+from latticeforge_operator.core.planning import is_on_pool
+from latticeforge_operator.core.steps import kind_of
 from latticeforge_operator.core.values import PodView
 
 CENT = Decimal("0.01")
@@ -21,23 +23,63 @@ _SECONDS_PER_HOUR = 3600
 
 
 def held_seconds(pods: Iterable[PodView], now: datetime) -> dict[str, float]:
-    """Seconds that each pod has held its resources, by name."""
+    """Seconds that each pod has held its resources, by name.
+
+    A pod that has ended nobody knows when is left out: it is not charged any further.
+    """
     return {
-        pod.name: max(0.0, ((pod.finished_at or now) - pod.scheduled_at).total_seconds())
+        pod.name: max(0.0, (end - pod.scheduled_at).total_seconds())
         for pod in pods
-        if pod.scheduled_at is not None
+        if pod.scheduled_at is not None and (end := _held_until(pod, now)) is not None
     }
 
 
-def charge(attempt: Attempt, held: dict[str, float], placement: Placement) -> Attempt:
-    """The attempt with the seconds held since it was last looked at added to its bill."""
+def _held_until(pod: PodView, now: datetime) -> datetime | None:
+    return pod.finished_at or (now if pod.active else None)
+
+
+def charge(attempt: Attempt, held: dict[str, float], price: Decimal) -> Attempt:
+    """The attempt with the seconds held since it was last looked at added to its bill.
+
+    Args:
+        attempt: The attempt so far.
+        held: Seconds that each of its pods has held its resources.
+        price: Money per hour that one of its pods costs now.
+    """
     pods = attempt.pods | {name: max(s, attempt.pods.get(name, 0.0)) for name, s in held.items()}
     new = sum(pods.values()) - sum(attempt.pods.values())
     if new <= 0:
         return attempt
-    rate = placement.price_per_hour / placement.pods / _SECONDS_PER_HOUR
-    cost = (Decimal(attempt.cost) + rate * Decimal(new)).quantize(MICRO)
+    cost = (Decimal(attempt.cost) + price * Decimal(new) / _SECONDS_PER_HOUR).quantize(MICRO)
     return attempt.model_copy(update={"pods": pods, "cost": str(cost)})
+
+
+def pod_price(step: str, attempt: Attempt, pool: GPUPool) -> Decimal:
+    """Money per hour of one pod of an attempt; steps that run off the pool hold nothing."""
+    if not is_on_pool(kind_of(step)):
+        return Decimal(0)
+    return Decimal(pool.spec.price_per_gpu_hour) * max(1, attempt.gpus_per_pod)
+
+
+def charge_attempt(
+    step: str, attempt: Attempt, pods: Iterable[PodView], pool: GPUPool, now: datetime
+) -> Attempt:
+    """The attempt of a step, charged for its pods as they are observed."""
+    held = held_seconds([pod for pod in pods if pod.job == attempt.job], now)
+    return charge(attempt, held, pod_price(step, attempt, pool))
+
+
+def charge_all(
+    steps: Iterable[StepStatus], pods: Iterable[PodView], pool: GPUPool, now: datetime
+) -> list[StepStatus]:
+    """Every step with its attempts charged, also those that have ended: a pod may outlive them."""
+    pods = list(pods)
+
+    def charged(step: StepStatus) -> StepStatus:
+        attempts = [charge_attempt(step.name, a, pods, pool, now) for a in step.attempts]
+        return step.model_copy(update={"attempts": attempts})
+
+    return [charged(step) for step in steps]
 
 
 def total(steps: Iterable[StepStatus], retired: Decimal) -> Decimal:

@@ -13,6 +13,8 @@ from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
 from latticeforge_operator.api.pool import Accelerator
 from latticeforge_trainer.contract import Method, StepKind, Strategy
 
+_ON_POOL = frozenset({StepKind.TRAIN, StepKind.EVALUATE})
+
 
 class PlanError(Exception):
     """The stack cannot be placed; the message says why and what would help."""
@@ -44,12 +46,27 @@ class Placement:
         return Decimal(self.pool.spec.price_per_gpu_hour) * self.units
 
 
+def is_on_pool(kind: StepKind) -> bool:
+    """Whether a step of this kind holds a pool's nodes; the others run anywhere, on CPU."""
+    return kind in _ON_POOL
+
+
 def choose_pool(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) -> GPUPool:
     """The named pool, or the cheapest.
 
     Raises:
-        PlanError: There is no such pool.
+        PlanError: There is no such pool, or the budget is in another currency than its price.
     """
+    pool = _named_or_cheapest(spec, pools)
+    if spec.budget is not None and spec.budget.currency != pool.spec.currency:
+        raise PlanError(
+            f"budget.currency is {spec.budget.currency}, but pool {pool.name} is priced in "
+            f"{pool.spec.currency}; give the budget in {pool.spec.currency}"
+        )
+    return pool
+
+
+def _named_or_cheapest(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) -> GPUPool:
     names = ", ".join(sorted(pool.name for pool in pools)) or "none"
     if spec.compute.pool is not None:
         for pool in pools:
@@ -70,9 +87,9 @@ def place(
     """The pods of a step on `pool`.
 
     Raises:
-        PlanError: The GPUs asked for do not divide into whole nodes.
+        PlanError: The pool's nodes have no GPUs, or those asked for do not divide into pods.
     """
-    if kind not in {StepKind.TRAIN, StepKind.EVALUATE} or stage is None:
+    if stage is None or not is_on_pool(kind):
         return Placement(pool, pods=1, gpus_per_pod=0, on_pool=False, strategy=Strategy())
     queue = spec.compute.queue
     if pool.spec.accelerator is Accelerator.CPU:
@@ -80,6 +97,11 @@ def place(
             pool, pods=1, gpus_per_pod=0, on_pool=True, strategy=Strategy(), queue=queue
         )
     per_node = pool.spec.gpus_per_node
+    if per_node == 0:
+        raise PlanError(
+            f"pool {pool.name} of accelerator {pool.spec.accelerator} has gpusPerNode 0; "
+            "correct the GPUPool, or name another"
+        )
     gpus = 1 if kind is StepKind.EVALUATE else spec.compute.gpus or 1
     pods = -(-gpus // per_node)
     if gpus % pods:

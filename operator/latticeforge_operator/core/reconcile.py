@@ -7,64 +7,46 @@ status, never from what was done a moment ago, so the same call after a crash de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 
 from latticeforge_operator.api import GPUPool, StackedTraining, TrainingStatus
 from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStatus
-from latticeforge_operator.api.training import Mode, OnExceed, OnGateFailure, Stage
+from latticeforge_operator.api.training import Mode, OnExceed, OnGateFailure
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.launch import Launcher
 from latticeforge_operator.core.planning import Placement, PlanError, choose_pool, place
 from latticeforge_operator.core.policies import budget, failure, gate
 from latticeforge_operator.core.report import Report, timestamp
-from latticeforge_operator.core.steps import Step, expand
-from latticeforge_operator.core.values import Decision, Event, JobView, Launch, Observed, PodView
-from latticeforge_trainer.contract import (
-    EvaluateResult,
-    PrepareResult,
-    Progress,
-    PublishResult,
-    StepKind,
-    StepState,
-)
-
-APPROVE_ANNOTATION = "latticeforge.dev/approve"
-"""Set by a user to the name of a stage (or several, by commas) whose gate failed, to go on."""
+from latticeforge_operator.core.steps import Step
+from latticeforge_operator.core.values import Decision, Event, JobView, Launch, Observed
+from latticeforge_operator.core.walk import APPROVE_ANNOTATION, Walk
+from latticeforge_trainer.contract import PublishResult, StepKind
 
 ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.PLANNED})
-DONE = frozenset({StepPhase.DONE, StepPhase.REUSED})
-
-
-@dataclass
-class _Walk:
-    """What is found while the line is walked."""
-
-    training: StackedTraining
-    observed: Observed
-    now: datetime
-    pool: GPUPool
-    old: dict[str, StepStatus]
-    records: dict[str, StepStatus] = field(default_factory=dict)
-    prepared: dict[str, PrepareResult] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
 
 
 def refuse(
-    training_generation: int, status: TrainingStatus, message: str, now: datetime
+    training_generation: int,
+    status: TrainingStatus,
+    observed: Observed,
+    message: str,
+    now: datetime,
 ) -> Decision:
-    """The decision for a spec that cannot be read or placed: a condition, not a crash.
+    """The decision for a spec that cannot be read or met: a condition, not a crash.
 
     Args:
         training_generation: `metadata.generation`.
         status: The status so far; its costs and steps are kept.
+        observed: The stack's part of the cluster; what runs for an earlier spec is ended.
         message: One sentence for its author.
         now: The time.
     """
     report = Report(status, training_generation, now)
     report.refused(message)
     events = [] if status.message == message else [Event("Refused", message, warning=True)]
-    return Decision(status=report.status, events=tuple(events))
+    delete = tuple(job.name for job in observed.unfinished)
+    return Decision(status=report.status, delete=delete, events=tuple(events))
 
 
 def reconcile(
@@ -79,277 +61,165 @@ def reconcile(
         now: The time, UTC.
     """
     if status.phase in ENDED and status.observed_generation == training.generation:
-        return Decision(status=status, delete=_leftovers(observed, set()))
+        return _ended(training, status, observed, now)
     impossible = next(
         (m for s in training.spec.stages for g in s.evaluate if (m := gate.unreachable(g))), None
     )
     if impossible is not None:
-        return refuse(training.generation, status, impossible, now)
+        return refuse(training.generation, status, observed, impossible, now)
     try:
         pool = choose_pool(training.spec, observed.pools)
         for stage in training.spec.stages:
             place(training.spec, stage, StepKind.TRAIN, pool)
     except PlanError as error:
-        return _pending(training, status, str(error), now)
-    walk = _Walk(training, observed, now, pool, {record.name: record for record in status.steps})
-    return _Reconciler(walk, status).decide()
+        return _unplaced(training, status, observed, str(error), now)
+    return _Pass(training, status, observed, pool, now).decide()
 
 
-def _pending(
-    training: StackedTraining, status: TrainingStatus, message: str, now: datetime
+def _ended(
+    training: StackedTraining, status: TrainingStatus, observed: Observed, now: datetime
 ) -> Decision:
+    """The stack has ended and stays so; what still runs is ended, and billed until it is gone."""
+    delete = tuple(job.name for job in observed.unfinished if not job.deleting)
+    try:
+        pool = choose_pool(training.spec, observed.pools)
+    except PlanError:
+        return Decision(status=status, delete=delete)
+    report = Report(status, training.generation, now)
+    report.bill(ledger.charge_all(status.steps, observed.pods, pool, now), pool.spec.currency)
+    return Decision(status=report.status, delete=delete)
+
+
+def _unplaced(
+    training: StackedTraining,
+    status: TrainingStatus,
+    observed: Observed,
+    message: str,
+    now: datetime,
+) -> Decision:
+    """Nothing can be started; what runs goes on unless its user has asked for an end."""
     report = Report(status, training.generation, now)
     report.phase(Phase.PENDING, message)
     events = [] if status.message == message else [Event("Unplaced", message, warning=True)]
-    return Decision(status=report.status, events=tuple(events))
+    stops = training.spec.suspend or training.spec.mode is Mode.PLAN
+    suspend = tuple(job.name for job in observed.unfinished if stops and not job.suspended)
+    return Decision(status=report.status, suspend=suspend, events=tuple(events))
 
 
-def _leftovers(observed: Observed, digests: set[str]) -> tuple[str, ...]:
-    """Unfinished Jobs of steps that are not in the line any more."""
-    return tuple(
-        job.name
-        for job in observed.jobs
-        if job.digest not in digests and not job.finished and not job.deleting
-    )
+class _Pass:
+    """One pass over one stack that can be placed."""
 
-
-class _Reconciler:
-    """One pass over the line of one stack."""
-
-    def __init__(self, walk: _Walk, status: TrainingStatus) -> None:
-        self.walk, self.old_status = walk, status
-        self.training, self.observed, self.now = walk.training, walk.observed, walk.now
-        self.steps: list[Step] = []
-        self.report = Report(status, self.training.generation, self.now)
+    def __init__(
+        self,
+        training: StackedTraining,
+        status: TrainingStatus,
+        observed: Observed,
+        pool: GPUPool,
+        now: datetime,
+    ) -> None:
+        self.training, self.status, self.observed = training, status, observed
+        self.pool, self.now = pool, now
+        self.charged = ledger.charge_all(status.steps, observed.pods, pool, now)
+        self.walk = Walk(training, self.charged, observed, pool, now)
+        self.report = Report(status, training.generation, now)
+        self.runs: str | None = None
+        """The step whose Job may run; every other Job is stopped."""
 
     def decide(self) -> Decision:
         """Walk the line and decide."""
-        current = self._walk_line()
+        current = self.walk.run()
+        if strays := self.walk.strays():
+            delete = tuple(job.name for job in strays if not job.deleting)
+            names = ", ".join(sorted({job.step for job in strays}))
+            return self._drain(f"waiting for an earlier Job of {names} to end", delete)
+        if orphans := self.walk.orphans():
+            return self._drain(f"waiting for pod {orphans[0]} of a deleted Job to end")
         self._show_line()
-        self._bill()
-        self.report.stages(self.training.spec.stages, self.steps)
-        keep = {step.digest for step in self.steps}
-        delete = _leftovers(self.observed, keep)
-        decision = self._move_on(current, waiting_for=delete)
+        warnings = self._bill(self.report.status.steps)
+        decision = self._move_on(current)
+        self._show_line()
+        self.report.stages(self.training.spec.stages, self.walk.steps)
         self.report.progress()
-        return replace(
+        decision = replace(
             decision,
             status=self.report.status,
-            delete=(*decision.delete, *delete),
-            events=(*self.walk.events, *decision.events),
+            events=(*self.walk.events, *warnings, *decision.events),
+            wake_at=decision.wake_at or self.walk.wake_at,
         )
+        return self._with_jobs(decision)
+
+    def _drain(self, message: str, delete: tuple[str, ...] = ()) -> Decision:
+        """Let an earlier life of a step end before anything follows; its record stays till then."""
+        self.report.phase(Phase.RUNNING, message)
+        warnings = self._bill(self.charged)
+        return Decision(status=self.report.status, delete=delete, events=warnings)
+
+    def _with_jobs(self, decision: Decision) -> Decision:
+        """The decision with every Job but the running step's stopped."""
+        jobs = self.observed.unfinished
+        if self.report.status.phase in ENDED:
+            return replace(decision, delete=tuple(job.name for job in jobs))
+        return replace(
+            decision,
+            suspend=tuple(j.name for j in jobs if j.step != self.runs and not j.suspended),
+            resume=tuple(j.name for j in jobs if j.step == self.runs and self._may_resume(j)),
+        )
+
+    def _may_resume(self, job: JobView) -> bool:
+        """A queued Job is suspended by Kueue until it is admitted, and resumed by Kueue alone."""
+        return job.suspended and self.training.spec.compute.queue is None
 
     def _show_line(self) -> None:
-        spec, pool = self.training.spec, self.walk.pool
-        train = place(spec, spec.stages[0], StepKind.TRAIN, pool)
+        train = place(self.training.spec, self.training.spec.stages[0], StepKind.TRAIN, self.pool)
         gpus = train.pods * train.gpus_per_pod
-        self.report.line(self.steps, self.walk.records, pool, gpus)
+        self.report.line(self.walk.steps, self.walk.records, self.charged, self.pool, gpus)
 
-    # --- the walk
-
-    def _walk_line(self) -> Step | None:
-        """Settle steps in order; returns the first that is not done."""
-        while True:
-            self.steps = expand(self.training.spec, self.walk.prepared)
-            pending = next((s for s in self.steps if s.name not in self.walk.records), None)
-            if pending is None:
-                return None
-            record = self._settle(pending)
-            self.walk.records[pending.name] = record
-            if record.phase not in DONE:
-                return pending
-            if pending.kind is StepKind.PREPARE:
-                result = PrepareResult.model_validate(record.result)
-                self.walk.prepared[pending.name] = result
-            elif pending.kind is StepKind.EVALUATE and self._gate_holds(pending):
-                return pending
-
-    def _settle(self, step: Step) -> StepStatus:
-        """Where one step stands now."""
-        old = self.walk.old.get(step.name)
-        record = old if old and old.digest == step.digest else None
-        if record is not None and record.phase in DONE:
-            return record
-        record = record or StepStatus(name=step.name, digest=step.digest)
-        jobs = sorted(
-            (job for job in self.observed.jobs if job.digest == step.digest),
-            key=lambda job: job.attempt,
-        )
-        found = self._found(step)
-        if found is not None and not jobs:
-            self.walk.events.append(Event("StepReused", f"{step.name} was already done"))
-            return record.model_copy(update=self._done_fields(found, "reused", StepPhase.REUSED))
-        for job in jobs:
-            record = self._account(step, record, job)
-        return record
-
-    def _found(self, step: Step) -> dict[str, object] | None:
-        for result in self.walk.prepared.values():
-            if step.digest in result.found:
-                return result.found[step.digest].to_json()
-        return None
-
-    def _done_fields(
-        self, result: dict[str, object], message: str, phase: StepPhase
-    ) -> dict[str, object]:
-        return {
-            "phase": phase,
-            "result": result,
-            "fraction": 1.0,
-            "message": message,
-            "finished_at": timestamp(self.now),
-            "meters": None,
-        }
-
-    def _pods(self, job: JobView) -> tuple[PodView, ...]:
-        return tuple(pod for pod in self.observed.pods if pod.job == job.name)
-
-    def _placement(self, step: Step) -> Placement:
-        return place(self.training.spec, step.stage, step.kind, self.walk.pool)
-
-    def _account(self, step: Step, record: StepStatus, job: JobView) -> StepStatus:
-        """Bring the record up to date with one of its Jobs."""
-        attempts = {attempt.number: attempt for attempt in record.attempts}
-        placement = self._placement(step)
-        attempt = attempts.get(job.attempt) or Attempt(
-            number=job.attempt, job=job.name, gpus_per_pod=placement.gpus_per_pod
-        )
-        if attempt.outcome is not None:
-            return record
-        pods = self._pods(job)
-        attempt = ledger.charge(attempt, ledger.held_seconds(pods, self.now), placement)
-        progress = self.observed.progress.get(step.digest)
-        update: dict[str, object] = {
-            "started_at": record.started_at or timestamp(job.created_at),
-        }
-        if job.succeeded and progress is not None and progress.state is StepState.DONE:
-            attempt = self._close(attempt, "Done", "", counted=False)
-            update |= self._finish(step, progress)
-        elif job.finished:
-            attempt = self._close_failed(step, attempt, job, pods, progress)
-        else:
-            update |= _running_fields(job, pods, progress)
-        attempts[job.attempt] = attempt
-        update["attempts"] = [attempts[number] for number in sorted(attempts)]
-        return record.model_copy(update=update)
-
-    def _finish(self, step: Step, progress: Progress) -> dict[str, object]:
-        result = progress.result.to_json() if progress.result is not None else {}
-        phase = StepPhase.REUSED if progress.reused else StepPhase.DONE
-        reason = "StepReused" if progress.reused else "StepDone"
-        self.walk.events.append(Event(reason, f"{step.name}: {progress.message}"))
-        return self._done_fields(result, progress.message, phase)
-
-    def _close(self, attempt: Attempt, outcome: str, reason: str, *, counted: bool) -> Attempt:
-        return attempt.model_copy(
-            update={
-                "outcome": outcome,
-                "reason": reason or None,
-                "counted": counted,
-                "ended_at": timestamp(self.now),
-            }
+    def _bill(self, steps: list[StepStatus]) -> tuple[Event, ...]:
+        """Sum the bill; returns warnings where it crosses a share of the budget."""
+        before, currency = self.report.spent, self.pool.spec.currency
+        after = self.report.bill(steps, currency, known=self.charged)
+        limit = self.training.spec.budget
+        if limit is None:
+            return ()
+        amount = f"{after:.2f} of {limit.limit} {currency}"
+        return tuple(
+            Event("Budget", f"{share} % of the budget is spent: {amount}", warning=True)
+            for share in budget.crossed(limit, before, after)
         )
 
-    def _close_failed(
-        self,
-        step: Step,
-        attempt: Attempt,
-        job: JobView,
-        pods: tuple[PodView, ...],
-        progress: Progress | None,
-    ) -> Attempt:
-        if job.succeeded:
-            reason = "it ended well but its report was lost; it is asked again"
-            return self._close(attempt, "Unreported", reason, counted=True)
-        verdict = failure.classify(failure.Evidence(job, pods, progress))
-        self.walk.events.append(
-            Event(verdict.outcome, f"{step.name}: {verdict.reason}", warning=verdict.counted)
-        )
-        return self._close(attempt, verdict.outcome, verdict.reason, counted=verdict.counted)
-
-    # --- gates
-
-    def _gate_holds(self, step: Step) -> bool:
-        """Whether the stage's gates keep the line from going on."""
-        stage, record = step.stage, self.walk.records[step.name]
-        if stage is None:
-            return False
-        result = EvaluateResult.model_validate(record.result)
-        failed = [v for g in stage.evaluate if not (v := gate.judge(g, result)).passed]
-        if not failed or stage.on_gate_failure is OnGateFailure.WARN:
-            self._tell_gate(stage, record, failed)
-            return False
-        return not (
-            stage.on_gate_failure is OnGateFailure.REQUIRE_APPROVAL and self._approved(stage)
-        )
-
-    def _tell_gate(self, stage: Stage, record: StepStatus, failed: list[gate.Verdict]) -> None:
-        old = self.walk.old.get(record.name)
-        if old is not None and old.digest == record.digest and old.phase in DONE:
-            return
-        if failed:
-            message = "; ".join(verdict.message for verdict in failed)
-            self.walk.events.append(Event("GateWarning", f"{stage.name}: {message}", warning=True))
-        else:
-            self.walk.events.append(Event("GatePassed", f"{stage.name} passed its gates"))
-
-    def _approved(self, stage: Stage) -> bool:
-        names = self.training.annotations.get(APPROVE_ANNOTATION, "")
-        return stage.name in {name.strip() for name in names.split(",")}
-
-    def _gate_decision(self, step: Step) -> Decision:
-        stage = step.stage
-        result = EvaluateResult.model_validate(self.walk.records[step.name].result)
-        gates = stage.evaluate if stage else []
-        failed = [v.message for g in gates if not (v := gate.judge(g, result)).passed]
-        why = f"stage {stage.name if stage else ''} did not pass its gate: {'; '.join(failed)}"
-        if stage is not None and stage.on_gate_failure is OnGateFailure.REQUIRE_APPROVAL:
-            message = (
-                f"{why}; to go on: kubectl annotate st {self.training.name} "
-                f"{APPROVE_ANNOTATION}={stage.name}"
-            )
-            return self._end(Phase.AWAITING_APPROVAL, message, "AwaitingApproval")
-        return self._end(
-            Phase.FAILED, f"{why}; change the data, the training or the gate", "GateFailed"
-        )
+    def _end(self, phase: Phase, message: str, reason: str) -> Decision:
+        changed = (self.status.phase, self.status.message) != (phase, message)
+        self.report.phase(phase, message)
+        event = Event(reason, message, warning=phase in {Phase.FAILED, Phase.AWAITING_APPROVAL})
+        return Decision(status=self.report.status, events=(event,) if changed else ())
 
     # --- what follows
 
-    def _bill(self) -> None:
-        """Sum the bill, and warn where it crosses a share of the budget."""
-        before = self.report.spent_before
-        after = self.report.bill(self.walk.old, self.walk.pool.spec.currency)
-        limit = self.training.spec.budget
-        for share in budget.crossed(limit, before, after):
-            amount = f"{after:.2f} of {limit.limit if limit else ''} {self.walk.pool.spec.currency}"
-            message = f"{share} % of the budget is spent: {amount}"
-            self.walk.events.append(Event("Budget", message, warning=True))
-
-    def _end(self, phase: Phase, message: str, reason: str) -> Decision:
-        changed = (self.old_status.phase, self.old_status.message) != (phase, message)
-        self.report.phase(phase, message)
-        event = Event(reason, message, warning=phase is not Phase.SUCCEEDED)
-        return Decision(status=self.report.status, events=(event,) if changed else ())
-
-    def _move_on(self, current: Step | None, *, waiting_for: tuple[str, ...]) -> Decision:
+    def _move_on(self, current: Step | None) -> Decision:
         """Decide about the first step that is not done."""
         spec = self.training.spec
         if current is None:
             return self._end(Phase.SUCCEEDED, self._success_message(), "Succeeded")
-        record = self.walk.records[current.name]
         if spec.mode is Mode.PLAN:
-            names = ", ".join(step.name for step in self.steps)
-            return self._end(Phase.PLANNED, f"on pool {self.walk.pool.name}: {names}", "Planned")
-        if record.phase in DONE:
-            return self._gate_decision(current)
-        allowed = budget.allowance(spec.budget, self.report.spent)
+            names = ", ".join(step.name for step in self.walk.steps)
+            return self._end(Phase.PLANNED, f"on pool {self.pool.name}: {names}", "Planned")
+        if self.walk.gate_failures:
+            return self._at_gate(current)
+        return self._work_on(current)
+
+    def _work_on(self, current: Step) -> Decision:
+        """Move a step on as far as budget and user allow."""
+        spec = self.training.spec
+        placement = place(spec, current.stage, current.kind, self.pool)
+        allowed = budget.allowance(spec.budget, self.report.spent, placement.price_per_hour)
+        limit = spec.budget.limit if spec.budget else ""
         if allowed.stops and allowed.action is OnExceed.FAIL:
-            jobs = tuple(job.name for job in self._live(current))
-            message = f"the budget of {spec.budget.limit if spec.budget else ''} is spent"
-            return replace(self._end(Phase.FAILED, message, "BudgetSpent"), delete=jobs)
-        if spec.suspend or allowed.stops:
-            return self._suspend(current, allowed)
-        return self._run(current, record, allowed, waiting_for)
+            return self._end(Phase.FAILED, f"the budget of {limit} is spent", "BudgetSpent")
+        if allowed.stops:
+            return self._suspend(current, f"the budget of {limit} is spent; raise it to go on")
+        if spec.suspend:
+            return self._suspend(current, "suspended; set spec.suspend to false to go on")
+        return self._run(current, placement, allowed.deadline_seconds)
 
     def _success_message(self) -> str:
         publish = self.walk.records.get("publish")
@@ -358,135 +228,82 @@ class _Reconciler:
         result = PublishResult.model_validate(publish.result)
         return f"published at {result.url}"
 
-    def _live(self, step: Step) -> list[JobView]:
-        return [
-            job
-            for job in self.observed.jobs
-            if job.digest == step.digest and not job.finished and not job.deleting
-        ]
+    def _at_gate(self, step: Step) -> Decision:
+        stage = step.stage
+        name = stage.name if stage else ""
+        why = f"stage {name} did not pass its gate: {'; '.join(self.walk.gate_failures)}"
+        if stage is not None and stage.on_gate_failure is OnGateFailure.REQUIRE_APPROVAL:
+            message = (
+                f"{why}; to go on: kubectl annotate st {self.training.name} "
+                f"{APPROVE_ANNOTATION}={name}"
+            )
+            return self._end(Phase.AWAITING_APPROVAL, message, "AwaitingApproval")
+        message = f"{why}; change the data, the training or the gate"
+        return self._end(Phase.FAILED, message, "GateFailed")
 
-    def _suspend(self, step: Step, allowed: budget.Allowance) -> Decision:
-        live = self._live(step)
-        busy = [pod for job in live for pod in self._pods(job) if pod.active]
-        jobs = tuple(job.name for job in live if not job.suspended)
-        if allowed.stops:
-            limit = self.training.spec.budget
-            why = f"the budget of {limit.limit if limit else ''} is spent; raise it to go on"
-        else:
-            why = "suspended; set spec.suspend to false to go on"
-        if busy:
-            self.report.phase(Phase.RUNNING, f"{step.name} is checkpointing: {why}", step.name)
-            return Decision(status=self.report.status, suspend=jobs)
-        decision = self._end(Phase.SUSPENDED, why, "Suspended")
-        return replace(decision, suspend=jobs)
+    def _suspend(self, step: Step, why: str) -> Decision:
+        if any(pod.active for pod in self.observed.pods):
+            return self._running(step, f"{step.name} is checkpointing: {why}")
+        return self._end(Phase.SUSPENDED, why, "Suspended")
 
-    def _run(
-        self,
-        step: Step,
-        record: StepStatus,
-        allowed: budget.Allowance,
-        waiting_for: tuple[str, ...],
-    ) -> Decision:
-        live = self._live(step)
-        if live:
-            self.report.phase(Phase.RUNNING, f"{step.name}: {record.message}", step.name)
-            resume = tuple(job.name for job in live if job.suspended)
-            return Decision(status=self.report.status, resume=resume)
+    def _running(self, step: Step, message: str) -> Decision:
+        self.report.phase(Phase.RUNNING, message, step.name)
+        return Decision(status=self.report.status)
+
+    def _run(self, step: Step, placement: Placement, deadline: int | None) -> Decision:
+        self.runs, record = step.name, self.walk.records[step.name]
         last = record.attempts[-1] if record.attempts else None
-        if last is not None and last.outcome is None and not self._vanished(record):
-            self.report.phase(Phase.RUNNING, f"{step.name}: its Job is ending", step.name)
-            return Decision(status=self.report.status)
-        if waiting_for:
-            self.report.phase(Phase.RUNNING, "the edited step's Job is ending", step.name)
-            return Decision(status=self.report.status)
-        if last is not None and (given_up := self._given_up(step, record, last)):
-            return given_up
-        return self._start(step, record, allowed)
+        if last is not None and last.outcome is None:
+            return self._running(step, f"{step.name}: {record.message}")
+        if last is not None and (waits := self._after_failure(step, record, last)):
+            return waits
+        return self._start(step, record, placement, deadline)
 
-    def _vanished(self, record: StepStatus) -> bool:
-        """Close an attempt whose Job somebody deleted; it is started again and not counted."""
-        last = record.attempts[-1]
-        if any(job.name == last.job for job in self.observed.jobs):
-            return False
-        closed = self._close(last, "Vanished", "its Job was deleted", counted=False)
-        record = record.model_copy(update={"attempts": [*record.attempts[:-1], closed]})
-        self.walk.records[record.name] = record
-        self._show_line()
-        return True
-
-    def _given_up(self, step: Step, record: StepStatus, last: Attempt) -> Decision | None:
+    def _after_failure(self, step: Step, record: StepStatus, last: Attempt) -> Decision | None:
         """Failed for good, or still waiting before the next attempt; None: go on."""
         restarts = sum(attempt.counted for attempt in record.attempts)
         allowed = self.training.spec.failure.max_restarts
-        if last.outcome == "UserError" or restarts > allowed:
-            self._fail_record(step, last.reason or "")
+        hopeless = last.counted and last.outcome in failure.NEVER_RETRIED
+        if hopeless or restarts > allowed:
             why = last.reason or last.outcome or ""
-            if last.outcome != "UserError":
+            self._replace(record, phase=StepPhase.FAILED, message=why)
+            if not hopeless:
                 why = f"{why} (given up after {restarts} failures; failure.maxRestarts: {allowed})"
             return self._end(Phase.FAILED, f"{step.name} failed: {why}", "StepFailed")
         ended = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
         wake = ended + failure.delay(restarts if last.counted else 0)
-        if self.now < wake:
-            self.report.phase(
-                Phase.RUNNING, f"{step.name} starts again soon: {last.reason}", step.name
-            )
-            return Decision(status=self.report.status, wake_at=wake)
-        return None
+        if self.now >= wake:
+            return None
+        waits = self._running(step, f"{step.name} starts again soon: {last.reason}")
+        return replace(waits, wake_at=wake)
 
-    def _fail_record(self, step: Step, message: str) -> None:
-        record = self.walk.records[step.name]
-        update = {"phase": StepPhase.FAILED, "message": message}
-        self.walk.records[step.name] = record.model_copy(update=update)
-        self._show_line()
-
-    def _start(self, step: Step, record: StepStatus, allowed: budget.Allowance) -> Decision:
-        placement = self._placement(step)
+    def _start(
+        self, step: Step, record: StepStatus, placement: Placement, deadline: int | None
+    ) -> Decision:
         launcher = Launcher(
             self.training,
-            self.steps,
-            self.walk.records,
+            self.walk.steps,
             self.walk.prepared,
-            f"{self.report.spent:.2f} {self.walk.pool.spec.currency}",
+            f"{self.report.spent:.2f} {self.pool.spec.currency}",
         )
         number = max((attempt.number for attempt in record.attempts), default=-1) + 1
-        launch = launcher.launch(
-            step, number, placement, allowed.deadline_seconds(placement.price_per_hour)
-        )
-        self._record_launch(step, launch)
+        launch = launcher.launch(step, number, placement, deadline)
+        self._record_launch(record, launch)
         verb = "starts" if number == 0 else f"starts again (attempt {number + 1})"
         self.report.phase(Phase.RUNNING, f"{step.name} {verb}", step.name)
         event = Event("StepStarted", f"{step.name} {verb}")
         return Decision(status=self.report.status, launch=launch, events=(event,))
 
-    def _record_launch(self, step: Step, launch: Launch) -> None:
-        record = self.walk.records[step.name]
+    def _record_launch(self, record: StepStatus, launch: Launch) -> None:
         attempt = Attempt(
             number=launch.attempt, job=launch.job, gpus_per_pod=launch.placement.gpus_per_pod
         )
-        update = {
-            "phase": StepPhase.RUNNING,
-            "attempts": [*record.attempts, attempt],
-            "started_at": record.started_at or timestamp(self.now),
-        }
-        self.walk.records[step.name] = record.model_copy(update=update)
-        self._show_line()
+        self._replace(
+            record,
+            phase=StepPhase.RUNNING,
+            attempts=[*record.attempts, attempt],
+            started_at=record.started_at or timestamp(self.now),
+        )
 
-
-def _running_fields(
-    job: JobView, pods: tuple[PodView, ...], progress: Progress | None
-) -> dict[str, object]:
-    waiting = next((pod.waiting for pod in pods if pod.waiting), "")
-    running = progress is not None and progress.state is StepState.RUNNING
-    if job.suspended:
-        message = "suspended"
-    elif waiting:
-        message = f"waiting: {waiting}"
-    elif running and progress is not None:
-        message = progress.message
-    else:
-        message = "its pod is starting"
-    fields: dict[str, object] = {"phase": StepPhase.RUNNING, "message": message}
-    if running and progress is not None:
-        fields["fraction"] = progress.fraction
-        fields["meters"] = progress.train.to_json() if progress.train is not None else None
-    return fields
+    def _replace(self, record: StepStatus, **fields: object) -> None:
+        self.walk.records[record.name] = record.model_copy(update=fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -21,7 +22,7 @@ from latticeforge_operator.api.status import (
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.policies import gate
 from latticeforge_operator.core.steps import PUBLISH, Step
-from latticeforge_trainer.contract import EvaluateResult, PublishResult, StepKind
+from latticeforge_trainer.contract import EvaluateResult, PublishResult, Score, StepKind
 
 SHARE = {
     StepKind.PREPARE: 1,
@@ -33,6 +34,8 @@ SHARE = {
 """How much of the whole a step of a kind is taken for, before its time has been predicted."""
 
 _FEW_PERCENT = 0.05
+
+ConditionValue = Literal["True", "False", "Unknown"]
 
 
 def timestamp(moment: datetime) -> str:
@@ -54,7 +57,7 @@ class Report:
         self._old, self._now, self._generation = old, now, generation
         self._steps: list[Step] = []
         self._records: dict[str, StepStatus] = {}
-        self.spent = self.spent_before = ledger.total(old.steps, Decimal(old.cost.retired))
+        self.spent = ledger.total(old.steps, Decimal(old.cost.retired))
 
     def _set(self, **fields: object) -> None:
         self.status = self.status.model_copy(update=fields)
@@ -62,29 +65,30 @@ class Report:
     def refused(self, message: str) -> None:
         """The spec is wrong."""
         self.condition("Accepted", "False", "Refused", message)
-        self._set(phase=Phase.FAILED, message=message, finished_at=timestamp(self._now))
+        self._ended(Phase.FAILED, message)
+        self._set(phase=Phase.FAILED, message=message)
 
     def phase(self, phase: Phase, message: str, stage: str = "") -> None:
         """Where the stack stands, in one word and one sentence."""
         self.condition("Accepted", "True", "Accepted", "the spec is valid")
-        progressing: Literal["True", "False"] = "True" if phase is Phase.RUNNING else "False"
-        self.condition("Progressing", progressing, phase.value, message)
         if phase in {Phase.SUCCEEDED, Phase.FAILED}:
-            succeeded: Literal["True", "False"] = "True" if phase is Phase.SUCCEEDED else "False"
-            self.condition("Succeeded", succeeded, phase.value, message)
-            self._set(finished_at=self._old.finished_at or timestamp(self._now))
+            self._ended(phase, message)
         else:
+            running: ConditionValue = "True" if phase is Phase.RUNNING else "False"
+            self.condition("Progressing", running, phase.value, message)
+            self.condition("Succeeded", "Unknown", phase.value, message)
             self._set(finished_at=None)
-        self._set(
-            phase=phase,
-            message=message,
-            stage=stage or self.status.stage,
-            started_at=self._old.started_at or timestamp(self._now),
-        )
+        if phase is Phase.RUNNING:
+            self._set(started_at=self._old.started_at or timestamp(self._now))
+        self._set(phase=phase, message=message, stage=stage or self.status.stage)
 
-    def condition(
-        self, kind: str, value: Literal["True", "False"], reason: str, message: str
-    ) -> None:
+    def _ended(self, phase: Phase, message: str) -> None:
+        succeeded: ConditionValue = "True" if phase is Phase.SUCCEEDED else "False"
+        self.condition("Progressing", "False", phase.value, message)
+        self.condition("Succeeded", succeeded, phase.value, message)
+        self._set(finished_at=self._old.finished_at or timestamp(self._now))
+
+    def condition(self, kind: str, value: ConditionValue, reason: str, message: str) -> None:
         """Set one condition; its transition time moves only when its value does."""
         old = next((c for c in self.status.conditions if c.type == kind), None)
         same = old is not None and old.status == value
@@ -100,11 +104,17 @@ class Report:
         self._set(conditions=sorted([*others, condition], key=lambda c: c.type))
 
     def line(
-        self, steps: list[Step], records: dict[str, StepStatus], pool: GPUPool, gpus: int
+        self,
+        steps: list[Step],
+        records: dict[str, StepStatus],
+        known: list[StepStatus],
+        pool: GPUPool,
+        gpus: int,
     ) -> None:
         """The steps with their records; those not reached keep what is known of them."""
         self._steps, self._records = steps, records
-        pending = [records.get(step.name) or self._carried(step) for step in steps]
+        old = {record.name: record for record in known}
+        pending = [records.get(s.name) or _carried(s, old.get(s.name)) for s in steps]
         plan = PlanStatus(pool=pool.name, gpus=gpus, steps=[step.name for step in steps])
         publish = records.get(PUBLISH)
         published = None
@@ -113,20 +123,24 @@ class Report:
             published = PublishedStatus(url=result.url, commit=result.commit)
         self._set(steps=pending, plan=plan, published=published)
 
-    def _carried(self, step: Step) -> StepStatus:
-        """The old record of a step that is not reached yet, unless its digest has changed."""
-        old = next((record for record in self._old.steps if record.name == step.name), None)
-        if old is not None and step.digest in {"", old.digest}:
-            return old
-        return StepStatus(name=step.name, digest=step.digest)
+    def bill(
+        self, steps: list[StepStatus], currency: str, known: Sequence[StepStatus] = ()
+    ) -> Decimal:
+        """Sum the bill; what dropped steps cost stays counted.
 
-    def bill(self, old: dict[str, StepStatus], currency: str) -> Decimal:
-        """Sum the bill; what dropped steps cost stays counted. Returns the money spent."""
-        digests = {record.digest for record in self.status.steps}
-        dropped = [record for record in old.values() if record.digest not in digests]
+        Args:
+            steps: The steps, charged.
+            currency: What is paid in.
+            known: The charged records so far, some of which may not be among `steps` any more.
+
+        Returns:
+            The money spent.
+        """
+        kept = {(record.name, record.digest) for record in steps}
+        dropped = [record for record in known if (record.name, record.digest) not in kept]
         retired = ledger.total(dropped, Decimal(self._old.cost.retired))
-        self.spent = ledger.total(self.status.steps, retired)
-        self._set(cost=ledger.summary(self.status.steps, retired, currency))
+        self.spent = ledger.total(steps, retired)
+        self._set(steps=steps, cost=ledger.summary(steps, retired, currency))
         return self.spent
 
     def stages(self, stages: list[Stage], steps: list[Step]) -> None:
@@ -140,7 +154,7 @@ class Report:
         scores = []
         if evaluate is not None and evaluate.result is not None:
             result = EvaluateResult.model_validate(evaluate.result)
-            scores = [score_status(stage, result, suite.suite) for suite in result.table[0].scores]
+            scores = [score_status(stage, result, own) for own in result.table[0].scores]
         last = next((s for s in reversed(own) if s.kind is StepKind.EVALUATE), own[-1])
         digests = {step.name: step.digest for step in steps}
         model = [digests[name] for name in last.weights.steps if digests.get(name)]
@@ -172,42 +186,56 @@ class Report:
 
     def _eta(self, share: float) -> str | None:
         """The expected end if the rest goes as fast as the steps that really ran."""
-        if self.status.phase is not Phase.RUNNING or self.status.started_at is None:
+        if self.status.phase is not Phase.RUNNING:
             return None
-        reused = sum(
-            SHARE[step.kind]
+        ran = [
+            (SHARE[step.kind] * record.fraction, self._seconds(record))
             for step in self._steps
-            if step.name in self._records and self._records[step.name].phase is StepPhase.REUSED
-        )
+            if (record := self._records.get(step.name)) and record.phase is not StepPhase.REUSED
+        ]
         total = sum(SHARE[step.kind] for step in self._steps)
-        ran = share - reused / total
-        if ran < _FEW_PERCENT:
+        worked = sum(work for work, _ in ran) / total
+        if worked < _FEW_PERCENT:
             return None
-        elapsed = self._now - datetime.fromisoformat(self.status.started_at)
-        return timestamp(self._now + timedelta(seconds=elapsed.total_seconds() * (1 - share) / ran))
+        seconds = sum(seconds for _, seconds in ran) * (1 - share) / worked
+        return timestamp(self._now + timedelta(seconds=seconds))
+
+    def _seconds(self, record: StepStatus) -> float:
+        """How long a step has taken so far."""
+        if record.started_at is None:
+            return 0.0
+        end = datetime.fromisoformat(record.finished_at) if record.finished_at else self._now
+        return (end - datetime.fromisoformat(record.started_at)).total_seconds()
 
 
-def score_status(stage: Stage, result: EvaluateResult, suite: str) -> ScoreStatus:
+def score_status(stage: Stage, result: EvaluateResult, own: Score) -> ScoreStatus:
     """One suite's row: this model's score beside the base's and the previous stage's."""
-    own = next(s for s in result.table[0].scores if s.suite == suite)
-    verdicts = [gate.judge(g, result) for g in stage.evaluate if g.suite == suite]
+    verdicts = [gate.judge(g, result) for g in stage.evaluate if g.suite == own.suite]
+    # By position: a stage may be called `base`.
     others = {
-        "base" if row.model == "base" else "previous": score.value
-        for row in result.table[1:]
+        column: f"{score.value:.3f}"
+        for column, row in zip(("base", "previous"), result.table[1:], strict=False)
         for score in row.scores
-        if score.suite == suite
+        if score.suite == own.suite
     }
     return ScoreStatus(
-        suite=suite,
+        suite=own.suite,
         value=f"{own.value:.3f}",
         low=f"{own.low:.3f}",
         high=f"{own.high:.3f}",
         samples=own.n,
-        base=f"{others['base']:.3f}" if "base" in others else None,
-        previous=f"{others['previous']:.3f}" if "previous" in others else None,
+        base=others.get("base"),
+        previous=others.get("previous"),
         passed=all(verdict.passed for verdict in verdicts),
         message="; ".join(verdict.message for verdict in verdicts if verdict.message),
     )
+
+
+def _carried(step: Step, known: StepStatus | None) -> StepStatus:
+    """The record of a step that is not reached yet, unless its digest has changed."""
+    if known is not None and step.digest in {"", known.digest}:
+        return known
+    return StepStatus(name=step.name, digest=step.digest)
 
 
 def _stage_phase(phases: list[StepPhase], steps: int) -> StepPhase:

@@ -104,6 +104,11 @@ def merges(spec: StackedTrainingSpec, index: int) -> bool:
     return spec.publish is not None and spec.publish.artifact == "Merged"
 
 
+def kind_of(name: str) -> StepKind:
+    """The kind of the step of this name."""
+    return StepKind(name.rpartition("/")[2])
+
+
 def recipes(steps: list[Step]) -> list[Recipe]:
     """How the digests of the steps after preparation follow from their inputs."""
     return [
@@ -197,10 +202,12 @@ def _train_step(stage: Stage, weights: Weights) -> Step:
 
 
 def _evaluate_step(stage: Stage, weights: Weights, previous: Weights) -> Step:
-    requests = {
-        gate.suite: SuiteRequest(suite=gate.suite, samples=samples_of(gate), seed=gate.seed)
-        for gate in stage.evaluate
-    }
+    requests: dict[str, SuiteRequest] = {}
+    for gate in stage.evaluate:  # a suite is asked once: as much as its most demanding gate needs
+        request = SuiteRequest(suite=gate.suite, samples=samples_of(gate), seed=gate.seed)
+        known = requests.setdefault(gate.suite, request)
+        if known.samples < request.samples:
+            requests[gate.suite] = known.model_copy(update={"samples": request.samples})
     compare = (BASE,) if previous == BASE else (BASE, previous)
     compared = tuple(name for other in compare for name in other.steps)
     return Step(

@@ -19,7 +19,9 @@ class PodView:
     phase: str
     scheduled_at: datetime | None = None
     finished_at: datetime | None = None
+    """When its last container ended."""
     exit_code: int | None = None
+    """The trainer's exit code."""
     disrupted: bool = False
     """Preempted, evicted, or its node lost."""
     deleting: bool = False
@@ -41,6 +43,7 @@ class JobView:
     digest: str
     attempt: int
     created_at: datetime
+    finished_at: datetime | None = None
     suspended: bool = False
     succeeded: bool = False
     failed: bool = False
@@ -62,8 +65,13 @@ class Observed:
     pools: tuple[GPUPool, ...] = ()
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()
-    progress: dict[str, Progress] = field(default_factory=dict)
-    """The last report of each step, by step digest."""
+    progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
+    """The last report of each step, by its name and digest."""
+
+    @property
+    def unfinished(self) -> tuple[JobView, ...]:
+        """Jobs that have not ended."""
+        return tuple(job for job in self.jobs if not job.finished)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Decision:
     resume: tuple[str, ...] = ()
     """Jobs to continue."""
     delete: tuple[str, ...] = ()
-    """Jobs whose step is no longer part of the stack."""
+    """Jobs whose step is no longer part of the stack, or that a stack which ended left behind."""
     events: tuple[Event, ...] = ()
     wake_at: datetime | None = None
     """When to look again even if nothing happens."""

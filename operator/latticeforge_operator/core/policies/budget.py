@@ -1,4 +1,4 @@
-"""What the budget still allows."""
+"""What the budget still allows, in money and in seconds of a Job."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from decimal import Decimal
 from latticeforge_operator.api.training import Budget, OnExceed
 
 SECONDS_PER_HOUR = 3600
+LONGEST_SECONDS = 2**31 - 1
+"""The most that fits a Job's `activeDeadlineSeconds` on every API server."""
 WARNING_SHARES = (50, 80, 100)
 """Percentages of the limit at which a warning is given."""
+LEAST_SECONDS = 60
+"""A budget that pays for less than this is spent: a Job would end before it has begun."""
 
 
 @dataclass(frozen=True)
@@ -18,28 +22,27 @@ class Allowance:
 
     exceeded: bool
     action: OnExceed
-    remaining: Decimal | None
-    """None without a budget."""
+    deadline_seconds: int | None = None
+    """Seconds until the limit at the burn rate; None when nothing bounds it."""
 
     @property
     def stops(self) -> bool:
         """Whether nothing more may run."""
         return self.exceeded and self.action is not OnExceed.WARN
 
-    def deadline_seconds(self, price_per_hour: Decimal) -> int | None:
-        """Seconds until the limit at a burn rate; None when nothing bounds it."""
-        if self.remaining is None or price_per_hour == 0 or self.action is OnExceed.WARN:
-            return None
-        return max(1, int(self.remaining / price_per_hour * SECONDS_PER_HOUR))
 
-
-def allowance(budget: Budget | None, spent: Decimal) -> Allowance:
-    """What `budget` still allows after `spent`."""
+def allowance(budget: Budget | None, spent: Decimal, price_per_hour: Decimal) -> Allowance:
+    """What `budget` still allows after `spent`, at a burn rate."""
     if budget is None:
-        return Allowance(exceeded=False, action=OnExceed.WARN, remaining=None)
+        return Allowance(exceeded=False, action=OnExceed.WARN)
     remaining = Decimal(budget.limit) - spent
+    if remaining <= 0:
+        return Allowance(exceeded=True, action=budget.on_exceed)
+    if price_per_hour == 0 or budget.on_exceed is OnExceed.WARN:
+        return Allowance(exceeded=False, action=budget.on_exceed)
+    seconds = int(min(remaining / price_per_hour * SECONDS_PER_HOUR, Decimal(LONGEST_SECONDS)))
     return Allowance(
-        exceeded=remaining <= 0, action=budget.on_exceed, remaining=max(remaining, Decimal(0))
+        exceeded=seconds < LEAST_SECONDS, action=budget.on_exceed, deadline_seconds=seconds
     )
 
 

@@ -16,6 +16,8 @@ from latticeforge_trainer.contract import ExitCode, Progress
 
 FIRST_DELAY = timedelta(seconds=5)
 LONGEST_DELAY = timedelta(minutes=5)
+DEADLINE = "DeadlineExceeded"
+_SIGNALLED = 128  # shells and the kubelet report 128 + the signal's number
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,6 @@ class Failure:
 
     outcome: str
     reason: str
-    retried: bool
     counted: bool
 
 
@@ -40,6 +41,14 @@ class Evidence:
     def exit_codes(self) -> set[int]:
         """Exit codes of its pods that did not end well."""
         return {pod.exit_code for pod in self.pods if pod.exit_code not in (None, 0)}
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to be learned: watches of other kinds may still bring it."""
+        if self.job.reason == DEADLINE or any(pod.disrupted for pod in self.pods):
+            return True
+        killed = all(code > _SIGNALLED for code in self.exit_codes)
+        return bool(self.exit_codes) and (killed or bool(self.last_words))
 
     @property
     def last_words(self) -> str:
@@ -75,7 +84,7 @@ TABLE = (
     ),
     _Row(
         "Deadline",
-        lambda e: e.job.reason == "DeadlineExceeded",
+        lambda e: e.job.reason == DEADLINE,
         retried=True,
         counted=False,
         otherwise="the budget's deadline was reached",
@@ -86,13 +95,6 @@ TABLE = (
         retried=True,
         counted=False,
         otherwise="its pod was preempted or its node lost",
-    ),
-    _Row(
-        "Interrupted",
-        _code(ExitCode.INTERRUPTED),
-        retried=True,
-        counted=False,
-        otherwise="it was asked to stop and wrote a checkpoint",
     ),
     _Row(
         "OutOfMemory",
@@ -115,15 +117,27 @@ TABLE = (
         counted=True,
         otherwise="the Hub or the network failed",
     ),
+    _Row(
+        # Last of all: when one pod of several fails, the others are asked to stop.
+        "Interrupted",
+        lambda e: e.exit_codes == {ExitCode.INTERRUPTED},
+        retried=True,
+        counted=False,
+        otherwise="it was asked to stop and wrote a checkpoint",
+    ),
     _Row("Failed", lambda _: True, retried=True, counted=True, otherwise=""),
 )
+
+
+NEVER_RETRIED = frozenset(row.outcome for row in TABLE if not row.retried)
+"""Outcomes after which only an edit of the stack helps."""
 
 
 def classify(evidence: Evidence) -> Failure:
     """The first row of the table that matches."""
     row = next(row for row in TABLE if row.matches(evidence))
     reason = evidence.last_words or row.otherwise or _unknown(evidence)
-    return Failure(row.outcome, reason, retried=row.retried, counted=row.counted)
+    return Failure(row.outcome, reason, counted=row.counted)
 
 
 def _unknown(evidence: Evidence) -> str:

@@ -8,12 +8,15 @@ bound of a score must reach `minimum`, the upper bound of a paired drop must not
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latticeforge_operator.api.training import Against, Gate
 from latticeforge_trainer.contract import EvaluateResult, PairedDrop, Score
 
 DEFAULT_SAMPLES = 64
+MAX_SAMPLES = 100_000
+"""As many as a gate may ask for."""
 _Z2 = 3.841  # squared standard normal quantile of a two-sided 95 % interval
 
 
@@ -29,7 +32,7 @@ def samples_of(gate: Gate) -> int:
     minimum = float(gate.minimum or 0)
     if minimum >= 1:
         return DEFAULT_SAMPLES
-    return max(DEFAULT_SAMPLES, 16 * math.ceil(8 / (1 - minimum) / 16))
+    return min(MAX_SAMPLES, max(DEFAULT_SAMPLES, 16 * math.ceil(8 / (1 - minimum) / 16)))
 
 
 def unreachable(gate: Gate) -> str | None:
@@ -37,7 +40,7 @@ def unreachable(gate: Gate) -> str | None:
     if gate.minimum is None:
         return None
     bound, minimum = perfect_bound(samples_of(gate)), float(gate.minimum)
-    if minimum >= 1:
+    if minimum > perfect_bound(MAX_SAMPLES):
         return f"suite {gate.suite}: no interval reaches minimum {gate.minimum}; ask for 0.99"
     if bound >= minimum:
         return None
@@ -46,6 +49,12 @@ def unreachable(gate: Gate) -> str | None:
         f"suite {gate.suite}: with {samples_of(gate)} samples even a perfect score proves only "
         f"{bound:.3f}, less than minimum {gate.minimum}; give samples: {needed} or more"
     )
+
+
+def failures(gates: Sequence[Gate], result: EvaluateResult) -> list[str]:
+    """Why the gates are not passed, one message each; empty when they are."""
+    verdicts = (judge(gate, result) for gate in gates)
+    return [verdict.message for verdict in verdicts if not verdict.passed]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""The walk along the line of steps, to the first one that is not done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from latticeforge_operator.api import GPUPool, StackedTraining, Stage
+from latticeforge_operator.api.status import StepStatus
+from latticeforge_operator.api.training import OnGateFailure
+from latticeforge_operator.core.planning import place
+from latticeforge_operator.core.policies import gate
+from latticeforge_operator.core.settle import DONE, Settlement
+from latticeforge_operator.core.steps import Step, expand
+from latticeforge_operator.core.values import Event, JobView, Observed
+from latticeforge_trainer.contract import EvaluateResult, PrepareResult, StepKind, StepResult
+
+APPROVE_ANNOTATION = "latticeforge.dev/approve"
+"""Set by a user to the name of a stage (or several, by commas) whose gate failed, to go on."""
+
+
+class Walk:
+    """One pass along the line of one stack.
+
+    Args:
+        training: The stack.
+        known: The records of its steps, charged for their pods.
+        observed: Its part of the cluster.
+        pool: The pool that it runs on.
+        now: The time.
+    """
+
+    def __init__(
+        self,
+        training: StackedTraining,
+        known: Sequence[StepStatus],
+        observed: Observed,
+        pool: GPUPool,
+        now: datetime,
+    ) -> None:
+        self.steps: list[Step] = []
+        self.records: dict[str, StepStatus] = {}
+        self.prepared: dict[str, PrepareResult] = {}
+        self.gate_failures: list[str] = []
+        """Why the gate of the step where the walk ended holds."""
+        self.events: list[Event] = []
+        self.wake_at: datetime | None = None
+        self._training, self._observed, self._pool, self._now = training, observed, pool, now
+        self._known = {record.name: record for record in known}
+
+    def run(self) -> Step | None:
+        """Settle the steps in order; returns the first that is not done or whose gate holds."""
+        while True:
+            self.steps = expand(self._training.spec, self.prepared)
+            step = next((s for s in self.steps if s.name not in self.records), None)
+            if step is None:
+                return None
+            record = self.records[step.name] = self._settle(step)
+            if record.phase not in DONE:
+                return step
+            if step.kind is StepKind.PREPARE:
+                self.prepared[step.name] = PrepareResult.model_validate(record.result)
+            elif step.kind is StepKind.EVALUATE and self._gate_holds(step):
+                return step
+
+    def _settle(self, step: Step) -> StepStatus:
+        known = self._known.get(step.name)
+        if known is None or known.digest != step.digest:
+            known = StepStatus(name=step.name, digest=step.digest)
+        if known.phase in DONE:
+            return known
+        placement = place(self._training.spec, step.stage, step.kind, self._pool)
+        settlement = Settlement(step, known, self._observed, placement, self._now)
+        record = settlement.settle(self._found())
+        self.events += settlement.events
+        self.wake_at = settlement.wake_at
+        return record
+
+    def _found(self) -> dict[str, StepResult]:
+        return {
+            digest: result
+            for prepared in self.prepared.values()
+            for digest, result in prepared.found.items()
+        }
+
+    # --- gates
+
+    def _gate_holds(self, step: Step) -> bool:
+        """Whether the stage's gates keep the line from going on."""
+        stage, record = step.stage, self.records[step.name]
+        if stage is None:
+            return False
+        failed = gate.failures(stage.evaluate, EvaluateResult.model_validate(record.result))
+        if not failed or stage.on_gate_failure is OnGateFailure.WARN:
+            self._tell_gate(stage, record, failed)
+            return False
+        if stage.on_gate_failure is OnGateFailure.REQUIRE_APPROVAL and self._approved(stage):
+            return False
+        self.gate_failures = failed
+        return True
+
+    def _tell_gate(self, stage: Stage, record: StepStatus, failed: list[str]) -> None:
+        known = self._known.get(record.name)
+        if known is not None and known.digest == record.digest and known.phase in DONE:
+            return
+        if failed:
+            message = f"{stage.name}: {'; '.join(failed)}"
+            self.events.append(Event("GateWarning", message, warning=True))
+        else:
+            self.events.append(Event("GatePassed", f"{stage.name} passed its gates"))
+
+    def _approved(self, stage: Stage) -> bool:
+        names = self._training.annotations.get(APPROVE_ANNOTATION, "")
+        return stage.name in {name.strip() for name in names.split(",")}
+
+    # --- what the line has left behind
+
+    def strays(self) -> list[JobView]:
+        """Jobs of steps that are not in the line any more, ended ones too, and Jobs being deleted.
+
+        What such a step has cost can only be closed when its Jobs are gone, and a step may only
+        start when no earlier life of it still writes.
+        """
+        return [job for job in self._observed.jobs if job.deleting or not self._in_line(job)]
+
+    def orphans(self) -> list[str]:
+        """Pods that outlive their Job."""
+        jobs = {job.name for job in self._observed.jobs}
+        return [pod.name for pod in self._observed.pods if pod.active and pod.job not in jobs]
+
+    def _in_line(self, job: JobView) -> bool:
+        """Whether its step is in the line; of a step without a digest yet, that is not excluded."""
+        return any(s.name == job.step and s.digest in {"", job.digest} for s in self.steps)
