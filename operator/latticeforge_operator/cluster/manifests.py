@@ -17,10 +17,13 @@ from latticeforge_operator.cluster.names import (
     DIGEST_ANNOTATION,
     STEP_ANNOTATION,
     STEP_LABEL,
+    TRAINER_CONTAINER,
     TRAINING_LABEL,
+    UID_LABEL,
 )
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.core.launch import store_claim
+from latticeforge_operator.core.planning import place
 from latticeforge_operator.core.values import Launch
 from latticeforge_trainer.contract import StepKind
 
@@ -61,6 +64,7 @@ class _Factory:
             "namespace": self.training.namespace,
             "labels": {
                 TRAINING_LABEL: self.training.name,
+                UID_LABEL: self.training.uid,
                 STEP_LABEL: self.launch.step.replace("/", "."),
                 "app.kubernetes.io/managed-by": "latticeforge",
             },
@@ -78,7 +82,7 @@ class _Factory:
         meta = self._meta(store_claim(self.training))
         del meta["labels"][STEP_LABEL], meta["annotations"]
         spec: dict[str, Any] = {
-            "accessModes": ["ReadWriteMany" if self.placement.pods > 1 else "ReadWriteOnce"],
+            "accessModes": ["ReadWriteMany" if self._spans_nodes() else "ReadWriteOnce"],
             "resources": {"requests": {"storage": storage.size}},
         }
         if storage.storage_class_name is not None:
@@ -86,6 +90,11 @@ class _Factory:
         return [
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
         ]
+
+    def _spans_nodes(self) -> bool:
+        """Whether any step does: a volume's access modes cannot be changed later."""
+        spec, pool = self.training.spec, self.placement.pool
+        return any(place(spec, stage, StepKind.TRAIN, pool).pods > 1 for stage in spec.stages)
 
     def service_account(self) -> dict[str, Any]:
         meta = self._meta(self.launch.progress_name)
@@ -205,6 +214,7 @@ class _Factory:
             spec |= self._on_pool()
         labels = {
             TRAINING_LABEL: self.training.name,
+            UID_LABEL: self.training.uid,
             STEP_LABEL: self.launch.step.replace("/", "."),
         }
         template: dict[str, Any] = {"metadata": {"labels": labels}, "spec": spec}
@@ -225,7 +235,7 @@ class _Factory:
         if self.placement.gpus_per_pod:
             resources["limits"] = {"nvidia.com/gpu": str(self.placement.gpus_per_pod)}
         return {
-            "name": "trainer",
+            "name": TRAINER_CONTAINER,
             "image": self.settings.trainer_image,
             "command": ["python", "-m", "latticeforge_trainer", self.kind.value],
             "args": ["--config", f"{CONFIG_FOLDER}/step.json", "--store", STORE_FOLDER],

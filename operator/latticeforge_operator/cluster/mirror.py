@@ -19,7 +19,9 @@ from latticeforge_operator.cluster.names import (
     DIGEST_ANNOTATION,
     JOB_NAME_LABEL,
     STEP_ANNOTATION,
+    TRAINER_CONTAINER,
     TRAINING_LABEL,
+    UID_LABEL,
 )
 from latticeforge_operator.core.values import JobView, Observed, PodView
 from latticeforge_trainer.contract import PROGRESS_KEY, Progress
@@ -50,10 +52,7 @@ class Mirror:
         meta = obj["metadata"]
         namespace, name = meta.get("namespace", ""), meta["name"]
         if kind == "StackedTraining":
-            _store(self._trainings, (namespace, name), obj, removed=removed)
-            if removed:
-                self._children.pop((namespace, name), None)
-            return [(namespace, name)]
+            return self._change_training((namespace, name), obj, removed=removed)
         if kind == "GPUPool":
             _store(self._pools, name, obj, removed=removed)
             return list(self._trainings)
@@ -62,6 +61,45 @@ class Mirror:
             return []
         _store(self._children[namespace, training], (kind, name), obj, removed=removed)
         return [(namespace, training)]
+
+    def refresh(self, kind: str, obj: dict[str, Any]) -> None:
+        """Take in the answer to a change of an object, unless that has been deleted since."""
+        meta = obj["metadata"]
+        key = (meta["namespace"], meta["name"])
+        if kind == "StackedTraining":
+            known = key in self._trainings
+        else:
+            training = meta["labels"][TRAINING_LABEL]
+            known = (kind, meta["name"]) in self._children[meta["namespace"], training]
+        if known:
+            self.put(kind, obj)
+
+    def _change_training(self, key: Key, obj: dict[str, Any], *, removed: bool) -> list[Key]:
+        before = self._trainings.get(key)
+        _store(self._trainings, key, obj, removed=removed)
+        after = self._trainings.get(key)
+        if after is None:
+            self._children.pop(key, None)
+        # The operator's own status writes come back as events; they are no news.
+        return [] if before and after and _asks(before) == _asks(after) else [key]
+
+    def names(self, kind: str, key: Key) -> set[str]:
+        """Names of one stack's children of a kind."""
+        return {name for (other, name) in self._children.get(key, {}) if other == kind}
+
+    def replace(self, kind: str, key: Key, listed: list[dict[str, Any]], known: set[str]) -> None:
+        """Take in a fresh list of one stack's children of a kind.
+
+        Args:
+            kind: The kind.
+            key: The stack.
+            listed: The list.
+            known: Names known before it was asked for; those that it lacks are gone.
+        """
+        for name in known - {obj["metadata"]["name"] for obj in listed}:
+            self._children[key].pop((kind, name), None)
+        for obj in listed:
+            self.put(kind, obj)
 
     def training(self, key: Key) -> dict[str, Any] | None:
         """The StackedTraining, or None when it is gone."""
@@ -73,7 +111,10 @@ class Mirror:
 
     def observed(self, key: Key) -> Observed:
         """One stack's part of the cluster."""
-        children = self._children.get(key, {})
+        uid = self._trainings[key]["metadata"]["uid"] if key in self._trainings else ""
+        children = {
+            child: obj for child, obj in self._children.get(key, {}).items() if _belongs(obj, uid)
+        }
         return Observed(
             pools=tuple(self._pool_values()),
             jobs=tuple(job_view(o) for (kind, _), o in children.items() if kind == "Job"),
@@ -94,12 +135,26 @@ class Mirror:
 
 
 def _store(objects: dict[Any, Any], key: Any, obj: dict[str, Any], *, removed: bool) -> None:
+    known = objects.get(key)
+    if known is not None and _version(obj) < _version(known):
+        return
     if removed:
         objects.pop(key, None)
-        return
-    known = objects.get(key)
-    if known is None or _version(obj) >= _version(known):
+    else:
         objects[key] = obj
+
+
+def _asks(training: dict[str, Any]) -> tuple[Any, ...]:
+    """What a decision about a stack depends on, beside its own status."""
+    meta = training["metadata"]
+    fields = ("uid", "generation", "annotations", "deletionTimestamp")
+    return tuple(meta.get(field) for field in fields)
+
+
+def _belongs(obj: dict[str, Any], uid: str) -> bool:
+    """Whether a child is this stack's, not that of an earlier one of the same name."""
+    labels: dict[str, str] = obj["metadata"].get("labels") or {}
+    return labels.get(UID_LABEL, uid) == uid
 
 
 def _version(obj: dict[str, Any]) -> int:
@@ -125,12 +180,14 @@ def job_view(obj: dict[str, Any]) -> JobView:
     meta = obj["metadata"]
     annotations = meta.get("annotations") or {}
     failed = _condition(obj, "Failed") or {}
+    ended = failed or _condition(obj, "Complete") or {}
     return JobView(
         name=meta["name"],
         step=annotations.get(STEP_ANNOTATION, ""),
         digest=annotations.get(DIGEST_ANNOTATION, ""),
         attempt=int(annotations.get(ATTEMPT_ANNOTATION, 0)),
         created_at=datetime.fromisoformat(meta["creationTimestamp"]),
+        finished_at=_time(ended.get("lastTransitionTime")),
         suspended=bool(obj["spec"].get("suspend")),
         succeeded=_holds(obj, "Complete"),
         failed=_holds(obj, "Failed"),
@@ -144,28 +201,38 @@ def pod_view(obj: dict[str, Any]) -> PodView:
     """What matters of a pod."""
     meta, status = obj["metadata"], obj.get("status", {})
     scheduled = _condition(obj, "PodScheduled")
-    ended = _terminated(status)
+    phase = status.get("phase", "Pending")
     return PodView(
         name=meta["name"],
         job=(meta.get("labels") or {}).get(JOB_NAME_LABEL, ""),
-        phase=status.get("phase", "Pending"),
+        phase=phase,
         scheduled_at=_time(scheduled["lastTransitionTime"])
         if scheduled and scheduled["status"] == "True"
         else None,
-        finished_at=_time(ended.get("finishedAt")),
-        exit_code=ended.get("exitCode"),
+        finished_at=_finished_at(status) if phase in {"Succeeded", "Failed"} else None,
+        exit_code=_exit_code(status),
         disrupted=_holds(obj, "DisruptionTarget"),
         deleting="deletionTimestamp" in meta,
         waiting=_waiting(status, scheduled),
     )
 
 
-def _terminated(status: dict[str, Any]) -> dict[str, Any]:
+def _finished_at(status: dict[str, Any]) -> datetime | None:
+    """When a pod's last container ended; of an evicted or lost pod, when that was noticed."""
+    states = [container.get("state", {}) for container in status.get("containerStatuses") or []]
+    ends = [state["terminated"].get("finishedAt") for state in states if "terminated" in state]
+    noticed = [c.get("lastTransitionTime") for c in status.get("conditions") or []]
+    times = [_time(text) for text in ends or noticed]
+    return max((time for time in times if time is not None), default=None)
+
+
+def _exit_code(status: dict[str, Any]) -> int | None:
+    """The trainer's exit code; sidecars of a pool's pod template end as they like."""
     for container in status.get("containerStatuses") or []:
-        if ended := container.get("state", {}).get("terminated"):
-            found: dict[str, Any] = ended
-            return found
-    return {}
+        ended = container.get("state", {}).get("terminated")
+        if container["name"] == TRAINER_CONTAINER and ended:
+            return int(ended["exitCode"])
+    return None
 
 
 def _waiting(status: dict[str, Any], scheduled: dict[str, Any] | None) -> str:
@@ -178,14 +245,16 @@ def _waiting(status: dict[str, Any], scheduled: dict[str, Any] | None) -> str:
     return ""
 
 
-def progress_of(obj: dict[str, Any]) -> tuple[str, Progress] | None:
-    """The digest and report of a progress ConfigMap; None for others and for unreadable ones."""
+def progress_of(obj: dict[str, Any]) -> tuple[tuple[str, str], Progress] | None:
+    """Step, digest and report of a progress ConfigMap; None for others and unreadable ones."""
     text = (obj.get("data") or {}).get(PROGRESS_KEY)
-    digest = (obj["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION)
-    if text is None or digest is None:
+    annotations = obj["metadata"].get("annotations") or {}
+    step, digest = annotations.get(STEP_ANNOTATION), annotations.get(DIGEST_ANNOTATION)
+    if text is None or step is None or digest is None:
         return None
     try:
         report = Progress.model_validate_json(text)
-    except ValidationError:
+        datetime.fromisoformat(report.updated_at)
+    except ValueError:
         return None  # written by another version of the trainer; the Job's end still counts
-    return (digest, report) if report.digest == digest else None
+    return ((step, digest), report) if report.digest == digest else None

@@ -8,6 +8,9 @@ MANAGER = "latticeforge"
 TRAINING_LABEL = f"{GROUP}/training"
 """Name of the StackedTraining; on every child, read by the watches and by `kubectl -l`."""
 
+UID_LABEL = f"{GROUP}/training-uid"
+"""Its UID; on every child and pod, so that those of a deleted namesake are told apart."""
+
 STEP_LABEL = f"{GROUP}/step"
 """`STAGE.KIND`; on Jobs and pods, for people and dashboards."""
 
@@ -23,6 +26,9 @@ ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Put on pods by the Job controller."""
 
+TRAINER_CONTAINER = "trainer"
+"""Name of the container that runs the step; a pool's pod template may add others."""
+
 __all__ = [
     "API_VERSION",
     "ATTEMPT_ANNOTATION",
@@ -32,6 +38,8 @@ __all__ = [
     "MANAGER",
     "STEP_ANNOTATION",
     "STEP_LABEL",
+    "TRAINER_CONTAINER",
     "TRAINING_LABEL",
+    "UID_LABEL",
     "VERSION",
 ]

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 from latticeforge_operator.api import API_VERSION, StackedTraining, TrainingStatus
 from latticeforge_operator.cluster import manifests
-from latticeforge_operator.cluster.client import EVENTS, JOBS, Client, Refused, Unavailable
+from latticeforge_operator.cluster.client import EVENTS, JOBS, PODS, Client, Refused, Unavailable
 from latticeforge_operator.cluster.mirror import Key, Mirror
+from latticeforge_operator.cluster.names import TRAINING_LABEL
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.core.reconcile import reconcile, refuse
-from latticeforge_operator.core.values import Decision, Event
+from latticeforge_operator.core.values import Decision, Event, Launch
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +126,17 @@ class Reconciler:
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             return None
         decision, training = self._decide(obj, key)
+        if decision.launch is not None and decision.launch.attempt > 0:
+            await self._look_closer(key)
+            decision, training = self._decide(obj, key)
         problem = None
-        if training is not None:
-            try:
-                await self._carry_out(training, decision)
-            except Refused as error:
-                log.warning("%s/%s: %s", *key, error)
-                problem = f"the cluster refused an object of this stack: {error}"
+        try:
+            await self._control_jobs(key[0], decision)
+            if training is not None and decision.launch is not None:
+                await self._launch(training, decision.launch)
+        except Refused as error:
+            log.warning("%s/%s: %s", *key, error)
+            problem = f"the cluster refused an object of this stack: {error}"
         status = decision.status.to_json()
         if problem is not None:
             status = (obj.get("status") or {}) | {"message": problem[:1000]}
@@ -144,15 +149,24 @@ class Reconciler:
     def _decide(self, obj: dict[str, Any], key: Key) -> tuple[Decision, StackedTraining | None]:
         now = self._now()
         status = TrainingStatus.model_validate(obj.get("status") or {})
+        observed = self.mirror.observed(key)
         try:
             training = StackedTraining.from_object(obj)
         except ValueError as error:
             generation = obj["metadata"].get("generation", 1)
-            return refuse(generation, status, sentence(error), now), None
-        return reconcile(training, status, self.mirror.observed(key), now), training
+            return refuse(generation, status, observed, sentence(error), now), None
+        return reconcile(training, status, observed, now), training
 
-    async def _carry_out(self, training: StackedTraining, decision: Decision) -> None:
-        namespace = training.namespace
+    async def _look_closer(self, key: Key) -> None:
+        """Ask the API server for Jobs and pods: watches may lag, and two attempts must not meet."""
+        namespace, name = key
+        for kind, resource in (("Job", JOBS), ("Pod", PODS)):
+            known = self.mirror.names(kind, key)
+            selector = f"{TRAINING_LABEL}={name}"
+            listed = await self._client.list_all(resource, namespace, selector)
+            self.mirror.replace(kind, key, listed, known)
+
+    async def _control_jobs(self, namespace: str, decision: Decision) -> None:
         for name in decision.delete:
             await self._client.delete(JOBS, namespace, name)
         for names, suspended in ((decision.suspend, True), (decision.resume, False)):
@@ -160,12 +174,13 @@ class Reconciler:
                 patch = {"spec": {"suspend": suspended}}
                 job = await self._client.merge_patch(JOBS, namespace, name, patch)
                 if job is not None:
-                    self.mirror.put("Job", job)
-        if decision.launch is not None:
-            for manifest in manifests.objects(training, decision.launch, self._settings):
-                answer = await self._client.apply(manifest)
-                if manifest["kind"] in {"Job", "ConfigMap"}:
-                    self.mirror.put(manifest["kind"], answer)
+                    self.mirror.refresh("Job", job)
+
+    async def _launch(self, training: StackedTraining, launch: Launch) -> None:
+        for manifest in manifests.objects(training, launch, self._settings):
+            answer = await self._client.apply(manifest)
+            if manifest["kind"] in {"Job", "ConfigMap"}:
+                self.mirror.put(manifest["kind"], answer)
 
     async def _write_status(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
         meta = obj["metadata"]
@@ -176,7 +191,7 @@ class Reconciler:
             "status": status,
         }
         answer = await self._client.apply(manifest, subresource="status")
-        self.mirror.put("StackedTraining", answer)
+        self.mirror.refresh("StackedTraining", answer)
 
     async def _tell(self, obj: dict[str, Any], event: Event) -> None:
         meta, now = obj["metadata"], self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
