@@ -358,6 +358,17 @@ def test_subsets_of_a_file_and_missing_bases_are_refused(store: Store) -> None:
         run(store, config_of(base="./nowhere"))
 
 
+def test_circles_of_links_and_impossible_names_are_refused(store: Store) -> None:
+    (store.root / "circle").symlink_to(store.root / "circle")
+    for reference in ("./circle", "./a\0b", "./" + "x" * 300, f"file://{store.root}/circle"):
+        with pytest.raises(UserError) as error:
+            run(store, config_of(reference))
+        assert "\n" not in str(error.value)
+        with pytest.raises(UserError) as error:
+            run(store, config_of(base=reference))
+        assert "\n" not in str(error.value)
+
+
 def test_a_full_disk_is_noticed_before_anything_is_written(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,9 @@ def original() -> LlamaForCausalLM:
         pad_token_id=2,
     )
     torch.manual_seed(0)
-    model: LlamaForCausalLM = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model: LlamaForCausalLM = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # untyped there
+        config, dtype=torch.bfloat16
+    )
     return model
 
 

@@ -67,7 +67,7 @@ def locate_source(spec: DataSource, store: Store) -> Source:
         UserError: It is not there or may not be read, or has no data files.
         NetworkError: The Hub does not answer.
     """
-    path = store.resolve(spec.source)
+    path = local_path(spec.source, store)
     if path is None:
         return _from_hub(spec, store)
     try:
@@ -84,6 +84,18 @@ def locate_source(spec: DataSource, store: Store) -> Source:
     except OSError as error:
         raise UserError(f"{spec.source}: {error.strerror} ({error.filename})") from error
     return Source(spec, digest_of("data", contents), path, local=tuple(files))
+
+
+def local_path(reference: str, store: Store) -> Path | None:
+    """The local path that a source or a base names, or None for a Hub repository.
+
+    Raises:
+        UserError: It is no path at all, leads out of the store, or its links lead in a circle.
+    """
+    try:
+        return store.resolve(reference)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{reference}: no usable path: {error}") from error
 
 
 def _from_hub(spec: DataSource, store: Store) -> Source:

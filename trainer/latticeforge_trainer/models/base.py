@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from latticeforge_trainer.artifacts import Store, sha256_of
 from latticeforge_trainer.contract import ModelSource, digest_of
 from latticeforge_trainer.data.files import README
+from latticeforge_trainer.data.sources import local_path
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.models.facts import weight_files
 from latticeforge_trainer.models.headers import Header, header_bytes, read_header
@@ -99,19 +100,22 @@ def locate_base(source: ModelSource, store: Store) -> Base:
         UserError: There is none, or it may not be read.
         NetworkError: The Hub does not answer.
     """
-    folder = store.resolve(source.model)
+    folder = local_path(source.model, store)
     if folder is None:
         from latticeforge_trainer.hub import Repository  # noqa: PLC0415  (only for Hub models)
 
         repository = Repository.resolve(source.model, source.revision)
         home = store.model_folder(digest_of("model", repository.id, repository.commit))
         return Base(source.model, repository.commit, home, repository)
-    if not folder.is_dir():
-        raise UserError(
-            f"{source.model}: there is no such folder, {folder}; relative paths are relative to "
-            f"the store's root, {store.root}"
-        )
-    return Base(source.model, fingerprint(folder), folder)
+    try:
+        if not folder.is_dir():
+            raise UserError(
+                f"{source.model}: there is no such folder, {folder}; relative paths are relative "
+                f"to the store's root, {store.root}"
+            )
+        return Base(source.model, fingerprint(folder), folder)
+    except OSError as error:
+        raise UserError(f"{source.model}: {error.strerror} ({error.filename})") from error
 
 
 def fingerprint(folder: Path) -> str:
