@@ -56,7 +56,7 @@ def _quarters(before: StepStatus | None, step: StepStatus) -> Iterator[str]:
     reached = int(step.fraction * _QUARTERS)
     if 0 < reached < _QUARTERS and reached > int((before.fraction if before else 0) * _QUARTERS):
         details = wording.meters(step) or step.message
-        yield f"{step.name}: {step.fraction:.0%}{'  ' if details else ''}{details}"
+        yield f"{step.name}: {wording.percent(step.fraction)}{'  ' if details else ''}{details}"
 
 
 def _arrival(step: StepStatus, now: datetime) -> str:

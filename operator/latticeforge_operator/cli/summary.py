@@ -30,9 +30,13 @@ def summarize(view: StackView) -> RenderableType:
     if columns:
         parts += [Text(), _score_table(view, columns)]
     parts += [Text(f"✘ {message}", style="red") for message in _failed_gates(view)]
-    parts += [Text(), Text(_times(view)), Text(f"cost {wording.money(view.status, view.limit)}")]
+    parts += [Text(), Text(_times(view))]
+    reused = sum(step.phase is StepPhase.REUSED for step in view.status.steps)
+    if reused:
+        parts.append(Text(f"{reused} of {len(view.status.steps)} steps reused"))
+    parts += [Text(f"cost {wording.money(view.status, view.limit)}")]
     if view.status.phase is Phase.SUCCEEDED:
-        parts += [Text(line) for line in _where(view)]
+        parts += [Text(line, no_wrap=True, overflow="ignore") for line in _where(view)]
     return Group(*parts)
 
 
@@ -99,11 +103,8 @@ def _times(view: StackView) -> str:
         if step.phase is StepPhase.DONE and end is not None
     ]
     parts = [f"{step.name} {wording.duration(seconds)}" for step, seconds in steps if seconds]
-    reused = sum(step.phase is StepPhase.REUSED for step in status.steps)
-    if reused:
-        parts.append(f"{reused} of {len(status.steps)} steps reused")
-    total = f"time {wording.duration((end - start).total_seconds())}" if start and end else "time"
-    return f"{total}: {', '.join(parts)}" if parts else total
+    total = wording.duration((end - start).total_seconds()) if start and end else "not finished"
+    return f"time {total}: {', '.join(parts)}" if parts else f"time {total}"
 
 
 def _where(view: StackView) -> Iterator[str]:
@@ -117,7 +118,9 @@ def _where(view: StackView) -> Iterator[str]:
     yield f"published: {place}  ({published.commit[:12]})"
     loader = "AutoPeftModelForCausalLM" if _is_adapter(view) else "AutoModelForCausalLM"
     package = "peft" if _is_adapter(view) else "transformers"
-    yield f'load it:   from {package} import {loader}; {loader}.from_pretrained("{place}")'
+    yield "load it:"
+    yield f"    from {package} import {loader}"
+    yield f'    model = {loader}.from_pretrained("{place}")'
 
 
 def _is_adapter(view: StackView) -> bool:

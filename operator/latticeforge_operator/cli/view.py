@@ -113,7 +113,7 @@ def _bar(step: StepStatus) -> RenderableType:
 
 
 def _details(step: StepStatus, now: datetime) -> str:
-    parts = []
+    parts = [f"attempt {len(step.attempts)}"] if len(step.attempts) > 1 else []
     if step.phase is StepPhase.REUSED:
         parts.append("reused")
     if step.phase is StepPhase.RUNNING:
@@ -122,13 +122,11 @@ def _details(step: StepStatus, now: datetime) -> str:
         parts.append(step.message)
     else:
         parts.append(wording.result_line(step))
-    if len(step.attempts) > 1:
-        parts.append(f"attempt {len(step.attempts)}")
     return " · ".join(part for part in parts if part)
 
 
 def _running(step: StepStatus, now: datetime) -> str:
-    parts = [f"{step.fraction:.0%}", wording.meters(step) or step.message]
+    parts = [wording.percent(step.fraction), wording.meters(step) or step.message]
     left = wording.remaining(step, now)
     if left is not None:
         parts.append(f"ETA {wording.duration(left)}")

@@ -33,6 +33,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """`42 %`."""
+    return f"{share * 100:.{digits}f} %"
+
+
 def when(text: str | None) -> datetime | None:
     """The time that the API writes as RFC 3339."""
     return datetime.fromisoformat(text) if text else None
@@ -67,12 +72,12 @@ def money(status: TrainingStatus, limit: str | None) -> str:
 
 
 def meters(step: StepStatus) -> str:
-    """The gauges of a running train step: `loss 0.812 · 412 tokens/s · step 12 of 40`."""
+    """The gauges of a running train step: `loss 0.812 · 412 tokens/s`."""
     try:
         gauges = TrainMeters.model_validate(step.meters or {})
     except ValidationError:
         return ""  # no gauges yet, or those of a newer trainer
-    parts = [f"step {gauges.step} of {gauges.total_steps}"]
+    parts = []
     if gauges.loss is not None:
         parts.append(f"loss {gauges.loss:.3f}")
     if gauges.tokens_per_second is not None:
@@ -109,7 +114,7 @@ def _trained(result: TrainResult) -> str:
 
 
 def _merged(result: MergeResult) -> str:
-    return f"{size(result.bytes)}, top-1 agreement {result.top1_agreement:.1%}"
+    return f"{size(result.bytes)}, top-1 agreement {percent(result.top1_agreement, 1)}"
 
 
 def _evaluated(result: EvaluateResult) -> str:
