@@ -44,6 +44,9 @@ STATE = "state.json"
 ADAPTER_STATE = "adapter-state.safetensors"
 ENGINE_TAG = "engine"
 
+PROBE = 2**20
+"""Bytes of the file that tells a full disk from another failure."""
+
 
 class Checkpoints:
     """The checkpoints of one run.
@@ -174,8 +177,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, RuntimeError) as error:
+            full = _is_full(error) or _takes_no_more(self._folder)
             shutil.rmtree(partial, ignore_errors=True)
-            if not _is_full_disk(error, self._folder):
+            if not full:
                 raise
             raise UserError(
                 f"no space left for a checkpoint in {self._folder}; the last one is intact: "
@@ -192,9 +196,18 @@ def _state_if_intact(folder: Path, entries: dict[str, dict[str, Any]]) -> TrainS
         return None
 
 
-def _is_full_disk(error: BaseException, folder: Path) -> bool:
-    """Whether a write failed for lack of space; torch and safetensors hide the errno."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    full = "write" in str(error) or "No space left" in str(error)
-    return full and shutil.disk_usage(folder).free < 2**20
+def _is_full(error: BaseException) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
+
+
+def _takes_no_more(folder: Path) -> bool:
+    """Whether a small file cannot be written: torch and safetensors hide why a large one failed."""
+    probe = folder / ".probe"
+    try:
+        probe.write_bytes(bytes(PROBE))
+    except OSError as error:
+        return _is_full(error)
+    finally:
+        probe.unlink(missing_ok=True)
+    return False

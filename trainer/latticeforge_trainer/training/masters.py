@@ -39,11 +39,28 @@ def read_masters(engine: Any) -> dict[str, torch.Tensor]:
 
 def write_masters(engine: Any, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `read_masters` returned, and the weights that follow from it; a collective."""
+    _allocate_moments(engine)
     for name, parameter in trainable_parameters(engine):
         for kind in (MASTER, *MOMENTS):
             _write(engine, parameter, kind, tensors[f"{kind}/{name}"].to(engine.device))
         with gathered([parameter], write=True), torch.no_grad():
             parameter.copy_(tensors[f"{MASTER}/{name}"])
+
+
+def _allocate_moments(engine: Any) -> None:
+    """Make the moments that ZeRO 1 and 2 would make in their first step, which is yet to come."""
+    optimizer = engine.basic_optimizer
+    masters = [p for group in optimizer.param_groups for p in group["params"]]
+    missing = {p: p.grad for p in masters if p not in optimizer.state}
+    for master in missing:
+        master.grad = torch.zeros_like(master)
+    if missing:
+        optimizer.step()  # at a learning rate of 0, on zero gradients
+    for master, gradient in missing.items():
+        master.grad = gradient  # a buffer of DeepSpeed's, when the optimizer is offloaded
+    link: Any = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:
+        link()
 
 
 def _read(engine: Any, parameter: nn.Parameter, kind: str) -> torch.Tensor:
