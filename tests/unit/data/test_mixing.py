@@ -76,6 +76,12 @@ def test_another_seed_and_another_epoch_are_other_orders() -> None:
     assert (first != orders([(100, 1.0)], 1, seed=2)[0]).any()
 
 
+def test_sources_are_mixed_within_every_epoch() -> None:
+    for order in orders([(200, 1.0), (200, 1.0)], 2):
+        halves = order[:200, 0].mean(), order[200:, 0].mean()
+        assert all(0.3 < half < 0.7 for half in halves)
+
+
 def test_more_epochs_begin_like_fewer() -> None:
     mixture = [(50, 4.0), (7, 1.0), (400, 2.0)]
     assert (orders(mixture, 3)[1] == orders(mixture, 2)[1]).all()

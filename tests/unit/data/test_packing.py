@@ -86,6 +86,14 @@ def test_the_order_is_the_seeds_and_windows_bound_the_packing(
     assert all((a == b).all() for a, b in zip(packed, again, strict=True))
 
 
+def test_sequences_are_not_sorted_by_the_packing() -> None:
+    lengths = np.random.default_rng(0).integers(5, 60, 400)
+    (order,) = mixed_epochs([400], [1.0], 1, 0)
+    packed = pack_epoch(order, lengths[order[:, 1]], 64, 0)
+    longest = np.array([lengths[sequence[:, 1]].max() for sequence in packed])
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
+
+
 def test_padding_is_small_on_real_lengths() -> None:
     lengths = np.random.default_rng(0).lognormal(5.5, 0.8, 5000).clip(20, 2048).astype(np.int64)
     (order,) = mixed_epochs([5000], [1.0], 1, 0)

@@ -74,6 +74,13 @@ def test_a_mark_that_leaves_out_the_end_is_extended_to_it() -> None:
     assert target_text(tokens) == ["Ho<|im_end|>", "Ha<|im_end|>"]
 
 
+def test_a_mark_with_the_end_does_not_take_the_next_turns_beginning() -> None:
+    template = CHATML_MARKED.replace("{% endgeneration %}{{ '\n' }}", "{% endgeneration %}")
+    assert template != CHATML_MARKED
+    tokens = rendered(chat("Hi", "Ho", "Hm", "Ha"), make_tokenizer(template))
+    assert target_text(tokens) == ["Ho<|im_end|>", "Ha<|im_end|>"]
+
+
 def test_a_template_without_an_end_gets_the_tokenizers() -> None:
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     template += "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -108,6 +115,12 @@ def test_completions_learn_the_completion_and_to_stop() -> None:
     assert PLAIN.decode(tokens.ids) == "1+1=2<|im_end|>"
     assert target_text(tokens) == ["2<|im_end|>"]
     assert not rendered(Completion("1+1=", "")).targets.any()
+
+
+def test_an_end_that_is_there_is_not_doubled() -> None:
+    for sample in (Completion("1+1=", "2<|im_end|>"), Completion("1+1=", "2<|im_end|>\n")):
+        assert target_text(rendered(sample))[0].startswith("2<|im_end|>")
+        assert rendered(sample).ids.tolist().count(END) == 1
 
 
 def test_texts_learn_everything_but_their_first_token() -> None:

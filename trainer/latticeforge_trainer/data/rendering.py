@@ -48,7 +48,7 @@ class _Rendered(NamedTuple):
     begin: bool
     """Whether it opens with the token that the tokenizer opens a text with, if it does."""
     end: bool
-    """Whether the end-of-text token follows, as a target."""
+    """Whether the end-of-text token follows, as a target, unless a special token ends the text."""
 
 
 @dataclass
@@ -236,13 +236,8 @@ class Renderer:
                     "{% generation %}, or conversations with one assistant turn"
                 )
             spans.append((len(before), len(after)))
-        unended = bool(spans) and spans[-1][1] == len(whole) and not self._ends(whole)
-        return _Rendered(whole, spans, begin=False, end=unended)
-
-    def _ends(self, text: str) -> bool:
-        """Whether a special token ends a text, but for white space."""
-        last = self._core.encode(text.rstrip()[-64:], add_special_tokens=False).ids[-1:]
-        return bool(last) and last[0] in self._special
+        answered = bool(spans) and spans[-1][1] == len(whole)
+        return _Rendered(whole, spans, begin=False, end=answered)
 
     def _apply(self, chat: Chat, count: int, where: str, *, prompt: bool = False) -> str:
         """The text of the first `count` messages."""
@@ -266,22 +261,22 @@ class Renderer:
         targets = np.zeros(len(ids), dtype=np.uint8)
         for start, end in rendered.spans:
             inside = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
-            targets[self._turn(ids, inside) if not rendered.begin else inside] = 1
+            stop = None if rendered.begin else self._turn_end(ids[inside])
+            targets[inside[:stop]] = 1
         begin = self._begin if rendered.begin else []
-        ending = self._end if rendered.end else []
+        ending = self._end if rendered.end and self._turn_end(ids) is None else []
         return _tokens(
             np.concatenate([begin, ids, ending]),
             np.concatenate([np.zeros(len(begin)), targets, np.ones(len(ending))]),
         )
 
-    def _turn(self, ids: NDArray[np.int32], inside: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The tokens of an assistant's turn, without white space behind the token that ends it."""
-        ends = np.flatnonzero(np.isin(ids[inside], self._special))
-        if not len(ends):
-            return inside
-        rest = ids[inside[ends[-1] + 1 :]].tolist()
-        blank = not self._core.decode(rest).strip()
-        return inside[: ends[-1] + 1] if blank else inside
+    def _turn_end(self, ids: NDArray[np.int32]) -> int | None:
+        """Tokens up to the special one that ends a turn, if only white space follows it."""
+        special = np.flatnonzero(np.isin(ids, self._special))
+        if not len(special):
+            return None
+        end = int(special[-1]) + 1
+        return None if self._core.decode(ids[end:].tolist()).strip() else end
 
     def _by_mark(self, located: Located) -> Tokens:
         chat = located.sample
