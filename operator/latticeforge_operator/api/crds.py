@@ -129,7 +129,7 @@ def stacked_training_crd() -> dict[str, Any]:
         _column("Phase", ".status.phase"),
         _column("Stage", ".status.stage"),
         _column("Progress", ".status.progress.percent", "integer"),
-        _column("ETA", ".status.progress.eta", "date"),
+        _column("ETA", ".status.progress.eta"),
         _column("Cost", ".status.cost.spent"),
         _column("Loss", ".status.progress.loss", wide=True),
         _column("GPUs", ".status.plan.gpus", "integer", wide=True),
