@@ -178,4 +178,4 @@ class JobLife(RuleBasedStateMachine):
 
 
 TestJobLife = JobLife.TestCase
-TestJobLife.settings = settings(max_examples=400, stateful_step_count=25, deadline=None)
+TestJobLife.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)

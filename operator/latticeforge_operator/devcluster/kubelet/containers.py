@@ -142,25 +142,25 @@ class Container:
 
     def _prepare(self) -> Launch:
         box = self.sandbox
-        own = Values(box.store, self.pod).environment(self.spec, box.service)
-        known = {**box.service, **own}
+        values = Values(box.store, self.pod)
+        named = {**box.service, **values.environment(self.spec, box.service)}
+        # Only what the manifest says is translated, and before it is expanded: the kubelet's own
+        # values are the host's already, and may lie below what a mount stands for, such as /tmp.
         translate = Translator(
-            box.volumes.mounts(self.spec, known),
+            box.volumes.mounts(self.spec, named),
             self.pod["spec"].get("subdomain") or "",
             self.pod["metadata"]["namespace"],
         )
+        known = {**box.service, **values.environment(self.spec, box.service, translate)}
         scratch = box.folder / "scratch" / str(self.spec["name"])
         for folder in (scratch, self.folder):
             folder.mkdir(parents=True, exist_ok=True)
-        # Only what the manifest says is translated: the kubelet's own values and the scratch folder
-        # are the host's already, and may lie below a folder that a mount stands for, such as /tmp.
-        environment = box.service | {name: translate(value) for name, value in own.items()}
         given = self.spec.get("workingDir")
         workdir = Path(translate(given)) if given else scratch
         runs = len(list(self.folder.glob("*.log")))
         return Launch(
-            command=[translate(part) for part in command_line(self.spec, known)],
-            environment=self._environment(environment, scratch),
+            command=command_line(self.spec, known, translate),
+            environment=self._environment(known, scratch),
             workdir=workdir,
             log=logs.log_path(self.folder, runs),
         )

@@ -19,6 +19,7 @@ from latticeforge_operator.devcluster.resources import JsonObject, ResourceKey
 from latticeforge_operator.devcluster.store import Store
 
 Environment = dict[str, str]
+Translate = Callable[[str], str]
 
 # What an image would bring, and this machine does: libraries, certificates, the way to the network.
 _FROM_MACHINE = (
@@ -83,12 +84,15 @@ class Values:
         self._pod = pod
         self._namespace: str = pod["metadata"]["namespace"]
 
-    def environment(self, container: JsonObject, service: Mapping[str, str]) -> Environment:
+    def environment(
+        self, container: JsonObject, service: Mapping[str, str], translate: Translate = str
+    ) -> Environment:
         """Resolves a container's envFrom and env.
 
         Args:
             container: its spec.
             service: variables that the cluster itself provides; values may refer to them.
+            translate: applied to each value before references in it are expanded.
 
         Raises:
             ConfigError: a reference leads nowhere.
@@ -96,11 +100,14 @@ class Values:
         resolved: Environment = {}
         for source in container.get("envFrom") or ():
             prefix = source.get("prefix") or ""
-            resolved |= {prefix + key: value for key, value in self._all(source).items()}
+            resolved |= {prefix + key: translate(text) for key, text in self._all(source).items()}
         for variable in container.get("env") or ():
-            value = self._value(variable, {**service, **resolved})
+            value = self._value(variable)
             if value is not None:
-                resolved[variable["name"]] = value
+                text = translate(value)
+                refers = "valueFrom" not in variable
+                known = {**service, **resolved}
+                resolved[variable["name"]] = expand(text, known) if refers else text
         return resolved
 
     def _all(self, source: JsonObject) -> dict[str, str]:
@@ -111,10 +118,10 @@ class Values:
             payload = self.payload(SECRETS, reference["name"], reference)
         return {key: value.decode() for key, value in payload.items()}
 
-    def _value(self, variable: JsonObject, known: Mapping[str, str]) -> str | None:
+    def _value(self, variable: JsonObject) -> str | None:
         source = variable.get("valueFrom")
         if not source:
-            return expand(variable.get("value") or "", known)
+            return variable.get("value") or ""
         if reference := source.get("configMapKeyRef"):
             return self._key(CONFIG_MAPS, reference)
         if reference := source.get("secretKeyRef"):
@@ -181,8 +188,10 @@ def _decoded(data: Mapping[str, str] | None) -> dict[str, bytes]:
     return {key: base64.b64decode(text) for key, text in (data or {}).items()}
 
 
-def command_line(container: JsonObject, known: Mapping[str, str]) -> Sequence[str]:
-    """The container's command and args, expanded.
+def command_line(
+    container: JsonObject, known: Mapping[str, str], translate: Translate = str
+) -> Sequence[str]:
+    """The container's command and args, translated and expanded.
 
     Raises:
         ConfigError: there is no command.
@@ -193,4 +202,5 @@ def command_line(container: JsonObject, known: Mapping[str, str]) -> Sequence[st
             f"container {container['name']} has no command, and the devcluster has no image to "
             "take one from; set command"
         )
-    return [expand(part, known) for part in (*command, *(container.get("args") or ()))]
+    parts = (*command, *(container.get("args") or ()))
+    return [expand(translate(part), known) for part in parts]
