@@ -72,6 +72,7 @@ class Models:
 
     right: dict[str, int] = field(default_factory=lambda: {"base": 1, "math": 3, "cic": 4})
     asked: list[tuple[str, int]] = field(default_factory=list)
+    limits: set[int] = field(default_factory=set)
     fits: int = 1000
     dies_at: int = 0
     alive: list[weakref.ref[Any]] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Models:
         batch_size: int,
         on_progress: Any,
     ) -> list[Answer]:
-        assert max_new_tokens == 4
+        self.limits.add(max_new_tokens)
         if batch_size > self.fits:
             raise torch.OutOfMemoryError
         if self.dies_at == len(self.asked) + 1:
@@ -109,7 +110,11 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
     models = Models()
     monkeypatch.setattr(asking, "load_for_inference", models.load)
     monkeypatch.setattr(asking, "generate", models.generate)
-    for suite in (Sums("sums"), Sums("said", lenient=True), Sums("more", group="more", first=9)):
+    for suite in (
+        Sums("sums"),
+        Sums("said", lenient=True, max_new_tokens=9),
+        Sums("more", group="more", first=9),
+    ):
         monkeypatch.setitem(SUITES, suite.name, suite)
     return models
 
@@ -174,6 +179,15 @@ def test_the_table_has_the_model_first_and_drops_on_the_same_problems(
 def test_suites_of_one_group_ask_once(store: Store, models: Models) -> None:
     run(make_config(CIC, BASE), store)
     assert models.asked == [("cic", 4), ("base", 4)]
+
+
+def test_answers_do_not_depend_on_which_suites_of_a_group_are_asked(
+    store: Store, models: Models
+) -> None:
+    run(make_config(CIC, suites=["sums"]), store)
+    run(make_config(CIC, suites=["said"]), store)
+    assert models.asked == [("cic", 4)]
+    assert models.limits == {9}
 
 
 def test_the_first_stages_previous_is_the_base(store: Store, models: Models) -> None:
@@ -307,6 +321,13 @@ def test_an_unpaired_drop_stays_a_drop_of_shares() -> None:
     none = Score(suite="s", value=0, low=0, high=0, n=9)
     wide = Score(suite="s", value=0.5, low=0, high=1, n=1)
     assert unpaired_drop(sure, none) == (1, 1, 1)
+    assert unpaired_drop(wide, sure) == (-0.5, -1, 0)
+    before = Score(suite="s", value=0.5, low=0.4, high=0.9, n=9)
+    after = Score(suite="s", value=0.3, low=0.2, high=0.7, n=9)
+    drop, low, high = unpaired_drop(before, after)
+    assert drop == pytest.approx(0.2)
+    assert low == pytest.approx(0.2 - (0.1**2 + 0.4**2) ** 0.5)
+    assert high == pytest.approx(0.2 + (0.4**2 + 0.1**2) ** 0.5)
     assert unpaired_drop(none, wide) == (-0.5, -1, 0)
 
 

@@ -20,6 +20,7 @@ from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import Progress, PublishConfig, PublishResult, StepKind
 from latticeforge_trainer.errors import Interrupted, NetworkError, UserError
 from latticeforge_trainer.progress import Reporter
+from latticeforge_trainer.publishing import curve
 from latticeforge_trainer.publishing import hub as hub_module
 from latticeforge_trainer.steps import publish
 
@@ -45,6 +46,17 @@ class Recorder:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the loss curve, whose drawing has tests of its own."""
+
+    def draw(_: object, path: Path) -> bool:
+        path.write_bytes(b"\x89PNG")
+        return True
+
+    monkeypatch.setattr(curve, "draw", draw)
 
 
 @pytest.fixture
@@ -111,6 +123,14 @@ def test_nothing_is_sent_the_second_time(hub: HubServer, store: Store) -> None:
     assert not hub.requests("POST|PUT")
 
 
+def test_what_people_write_on_the_card_afterwards_stays(hub: HubServer, store: Store) -> None:
+    config = make_config(store, REPOSITORY)
+    run(config, store)
+    hub.put(REPOSITORY, {"README.md": b"edited"})
+    run(config, store)
+    assert repo(hub).files["README.md"] == b"edited"
+
+
 def test_a_hub_that_holds_the_model_is_left_as_it_is_by_a_fresh_store(
     hub: HubServer, store: Store, tmp_path: Path
 ) -> None:
@@ -134,14 +154,14 @@ def test_a_changed_model_replaces_the_old_one_and_nothing_else(
     hub: HubServer, store: Store
 ) -> None:
     run(make_config(store, REPOSITORY), store)
-    theirs = {"LICENSE": b"theirs", "gguf/q4.gguf": b"quantized", "onnx/config.json": b"{}"}
+    theirs = {"notes.md": b"theirs", "q4.gguf": b"quantized", "onnx/a.safetensors": b"{}"}
     hub.put(REPOSITORY, theirs | {"pytorch_model.bin": b"stale", ".gitattributes": b"lfs"})
     smaller = {"config.json": b"{}", "tokenizer_config.json": b"{}", "model.safetensors": b"new"}
     result, reused = run(make_config(store, REPOSITORY, files=smaller), store)
     assert not reused
     assert commits(hub) == 3  # ours, theirs, ours
     assert result.commit == repo(hub).branches["main"]
-    expected = smaller.keys() | GENERATED | theirs.keys() | {".gitattributes"}
+    expected = smaller.keys() | GENERATED | theirs.keys() | {".gitattributes", "LICENSE"}
     assert repo(hub).files.keys() == expected
 
 
@@ -204,6 +224,7 @@ def test_a_hub_that_does_not_answer_is_given_up_and_asked_again(
     monkeypatch.setattr(hub_module, "TIMEOUT", httpx2.Timeout(0.5))
     hub.faults.append(Fault(PUBLISHED, delay=2))
     run(make_config(store, REPOSITORY), store)
+    assert len(naps) == 1
     assert commits(hub) == 1
 
 
@@ -222,19 +243,19 @@ def test_a_hub_that_stays_down_ends_in_a_network_error(
 def test_a_commit_by_someone_else_in_between_is_kept(
     hub: HubServer, store: Store, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.put(REPOSITORY, {"LICENSE": b"1"}, private=True)
+    hub.put(REPOSITORY, {"notes.md": b"1"}, private=True)
     send = httpx2.Client.send
     raced: list[str] = []
 
     def race(self: httpx2.Client, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
         if "/commit/" in request.url.path and not raced:
-            raced.append(hub.put(REPOSITORY, {"LICENSE": b"2", "config.json": b"other"}))
+            raced.append(hub.put(REPOSITORY, {"notes.md": b"2", "config.json": b"other"}))
         return send(self, request, **kwargs)
 
     monkeypatch.setattr(httpx2.Client, "send", race)
     run(make_config(store, REPOSITORY), store)
     assert raced
-    assert repo(hub).files["LICENSE"] == b"2"
+    assert repo(hub).files["notes.md"] == b"2"
     assert repo(hub).files["config.json"] == MERGED_FILES["config.json"]
     assert len(hub.requests(PUBLISHED)) == 2
 

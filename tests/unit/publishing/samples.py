@@ -35,7 +35,7 @@ MERGED_FILES = {
     "config.json": b'{"architectures": ["Qwen2ForCausalLM"]}',
     "generation_config.json": b"{}",
     "model-00001-of-00002.safetensors": b"first " * 300_000,
-    "model-00002-of-00002.safetensors": b"second " * 200,
+    "model-00002-of-00002.safetensors": b"second " * 200_000,
     "model.safetensors.index.json": b"{}",
     "tokenizer.json": b"{}",
     "tokenizer_config.json": b"{}",

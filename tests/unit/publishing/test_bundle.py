@@ -59,7 +59,7 @@ def test_a_half_made_card_is_made_again(store: Store) -> None:
     whole = bundle_of(config, store)
     whole.files["latticeforge.json"].path.unlink()
     whole.files["README.md"].path.write_bytes(b"half")
-    (whole.files["README.md"].path.parent / ".README.md.partial").write_bytes(b"a quarter")
+    (whole.files["README.md"].path.parent / "loss_curve.old").write_bytes(b"left behind")
     assert bundle_of(config, store).digest == whole.digest
 
 

@@ -54,3 +54,8 @@ def test_the_mean_is_centred() -> None:
     rising = [float(i) for i in range(100)]
     assert curve.smoothed(rising) == rising
     assert curve.smoothed([1.0]) == [1.0]
+
+
+def test_the_mean_is_over_a_tenth_of_the_steps() -> None:
+    smooth = curve.smoothed([0.0] * 50 + [1.0] * 50)
+    assert smooth[44] == 0 < smooth[45] < smooth[54] < smooth[55] == 1

@@ -100,7 +100,7 @@ def unpaired_drop(before: Score, after: Score) -> tuple[float, float, float]:
     drop = before.value - after.value
     low = drop - hypot(before.value - before.low, after.high - after.value)
     high = drop + hypot(before.high - before.value, after.value - after.low)
-    return drop, max(-1.0, low), min(1.0, high)
+    return drop, low, high
 
 
 def write_answers(folder: Path, model: ModelRef, item: Item, marked: Marked) -> None:
