@@ -16,7 +16,7 @@ _GOOD = frozenset({Phase.SUCCEEDED, Phase.PLANNED})
 
 _ADVICE = {
     Phase.FAILED: "Correct the cause and run the same command again: finished steps are reused.",
-    Phase.SUSPENDED: "Everything is kept; edit the file and run the same command to go on.",
+    Phase.SUSPENDED: "Everything is kept; the same command goes on from the last checkpoint.",
 }
 
 
