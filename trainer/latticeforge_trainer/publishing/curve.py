@@ -70,5 +70,4 @@ def _panel(axes: Axes, stage: Stage) -> None:
 def smoothed(values: list[float]) -> list[float]:
     """The centred moving mean over a tenth of the steps; unlike a trailing one it does not lag."""
     reach = len(values) // 20
-    windows = [min(reach, i, len(values) - 1 - i) for i in range(len(values))]
-    return [fmean(values[i - w : i + w + 1]) for i, w in enumerate(windows)]
+    return [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
