@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from tests.fixtures.hub_server import Fault, HubServer
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import (
     DataSource,
+    ExitCode,
     Method,
     ModelSource,
     PrepareConfig,
@@ -458,12 +461,13 @@ def test_everything_is_refused_before_the_weights_move(published: HubServer, sto
     [
         Fault(r"GET /api/models/me/tiny/revision", status=503, times=2),
         Fault(r"GET /api/datasets/me/chats/tree", status=429, headers={"Retry-After": "0"}),
+        Fault(r"GET /api/datasets/me/chats/revision", status=429, headers={"Retry-After": "0"}),
         Fault(r"HEAD .*model\.safetensors", status=500),
         Fault(r"GET /lfs/", after=1, status=503),
         Fault(r"GET /lfs/", after=1, cut_after=300_000),
         Fault(r"GET /api/models/me/tiny/tree", lose_reply=True),
     ],
-    ids=["revision", "tree", "head", "weights", "cut", "lost"],
+    ids=["revision", "tree", "asked-to-wait", "head", "weights", "cut", "lost"],
 )
 def test_passing_faults_are_survived(published: HubServer, store: Store, fault: Fault) -> None:
     published.faults.append(fault)
@@ -566,3 +570,22 @@ def test_the_token_must_be_able_to_publish(
     else:
         run(store, config_of(destination=destination))
     assert set(published.repos) == before
+
+
+def test_a_signal_ends_a_download_at_once(published: HubServer, store: Store) -> None:
+    published.faults.append(Fault(r"GET /lfs/", after=1, delay=600))
+    path = store.root / "step.json"
+    path.write_text(json.dumps(config_of(HUB_DATA, base="me/tiny").to_json()))
+    command = [sys.executable, "-m", "latticeforge_trainer", "prepare", "--config", str(path)]
+    with subprocess.Popen(
+        [*command, "--store", str(store.root)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(published.requests("GET /lfs/")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == ExitCode.INTERRUPTED
+    published.faults.clear()
+    assert run(store, config_of(HUB_DATA, base="me/tiny"))[1] is False
