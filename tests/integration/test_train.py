@@ -111,7 +111,7 @@ def test_bf16_keeps_master_weights_that_small_steps_add_up_in(
 
 def test_a_second_stage_continues_the_adapter(store: Store, tiny_model: Path) -> None:
     data = write_data(store, sequences=80)
-    hot = {"method": Method.LORA, "data": data, "learning_rate": 3e-2}
+    hot: dict[str, Any] = {"method": Method.LORA, "data": data, "learning_rate": 3e-2}
     first = train_config(store, tiny_model, **hot)
     before = trained(first, store)
     runtime = {"upstream_adapter": first.digest}

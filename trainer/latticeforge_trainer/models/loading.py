@@ -104,20 +104,27 @@ def load_weights(
     stored = quantization_of(folder)
     quantized = stored is not None or quantize_nf4
     device = device or default_device()
+    options: dict[str, Any] = {"device_map": {"": device}} if quantized else {}
+    if quantize_nf4 and stored is None:
+        options["quantization_config"] = nf4_config(dtype)
     quiet: Any = transformers_logging  # untyped, like all of transformers' functions
     quiet.disable_progress_bar()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        # With its report, which the declared return type knows nothing of.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            device_map={"": device} if quantized else None,
-            quantization_config=nf4_config(dtype) if quantize_nf4 and stored is None else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model {folder}: {_first_line(error)}") from error
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would train on random numbers in their place
+        raise UserError(f"model {folder}: weights are missing: {min(report['missing_keys'])}")
     return model if quantized else model.to(device)
 
 

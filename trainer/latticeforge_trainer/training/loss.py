@@ -47,7 +47,8 @@ class TargetLoss(nn.Module):
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The sum of -log p over the batch's targets, in fp32; zero if it has none."""
-        # Without a mask, transformers keeps samples apart by their restarting position ids.
+        # Without a mask and a cache, transformers keeps samples apart by their restarting position
+        # ids; with either, it does not.
         hidden = (
             self.causal.get_decoder()(
                 input_ids=batch.input_ids,

@@ -1,0 +1,57 @@
+"""Two processes under ZeRO-3, started, stopped and resumed by the launcher."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tests.fixtures.training import StepProcess, losses, run, train_config, write_data
+
+from latticeforge_trainer.artifacts import Store
+from latticeforge_trainer.contract import ExitCode
+from latticeforge_trainer.models.loading import load_model
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_processes_train_as_one_and_stop_and_resume_together(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    store = Store(tmp_path)
+    data = write_data(store, sequences=47)  # neither steps nor processes divide it
+    alone = train_config(store, tiny_model, data=data, strategy={"precision": "bf16"})
+    run(alone, store)
+    cut = {"precision": "bf16", "processes": 2, "zero_stage": 3}
+    config = train_config(store, tiny_model, data=data, strategy=cut)
+
+    first = StepProcess(config, store)
+    first.wait_for_step(2)
+    first.signal(signal.SIGTERM)
+
+    assert first.wait() == ExitCode.INTERRUPTED, first.log
+    saved = list((store.work(config.digest) / "checkpoints").glob("step-*"))
+    assert len(saved) == 1
+    log = run(config, store)
+    resumed = int(saved[0].name.removeprefix("step-"))
+    assert "step 1 of 12" not in log
+    assert f"step {resumed + 1} of 12" in log or resumed == 12
+    together = losses(store, config.digest)
+    assert together == pytest.approx(losses(store, alone.digest), rel=5e-3)
+    models = [load_model(store.path(c.digest) / "model")[0] for c in (config, alone)]
+    for name, weight in models[0].state_dict().items():
+        if name.endswith("k_proj.bias"):
+            continue  # softmax ignores it: its gradient is rounding noise, which Adam enlarges
+        assert torch.allclose(weight, models[1].get_parameter(name), atol=5e-3), name
+
+
+def test_a_workers_error_is_the_launchers(tmp_path: Path, tiny_model: Path) -> None:
+    store = Store(tmp_path)
+    strategy = {"processes": 2}
+    config = train_config(store, tiny_model, strategy=strategy, sequence_length=64)
+
+    log = run(config, store, expect=ExitCode.USER_ERROR)
+
+    last = log.strip().splitlines()[-1]
+    assert "packed into 32 tokens, not 64" in last

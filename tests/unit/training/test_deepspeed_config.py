@@ -1,0 +1,51 @@
+"""Strategies as DeepSpeed's configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from latticeforge_trainer.contract import Offload, Strategy
+from latticeforge_trainer.training.deepspeed_config import deepspeed_config
+
+
+def make(*, cuda: bool = True, **strategy: Any) -> dict[str, Any]:
+    return deepspeed_config(Strategy(**strategy), accumulation=4, max_grad_norm=0.5, cuda=cuda)
+
+
+def test_batch_clipping_and_precision_are_the_strategys() -> None:
+    config = make(micro_batch=3)
+
+    assert config["train_micro_batch_size_per_gpu"] == 3
+    assert config["gradient_accumulation_steps"] == 4
+    assert config["gradient_clipping"] == 0.5
+    assert config["bf16"]["enabled"]
+    assert not make(precision="fp32")["bf16"]["enabled"]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_add_up_in_fp32_where_zero_allows_it(stage: int) -> None:
+    config = make(zero_stage=stage)
+
+    assert config["zero_optimization"]["stage"] == stage
+    assert config.get("data_types") == ({"grad_accum_dtype": "fp32"} if stage else None)
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload", "cuda", "offloaded"),
+    [
+        (2, Offload.NONE, True, set()),
+        (2, Offload.OPTIMIZER, True, {"offload_optimizer"}),
+        (2, Offload.ALL, True, {"offload_optimizer"}),
+        (3, Offload.OPTIMIZER, True, {"offload_optimizer"}),
+        (3, Offload.ALL, True, {"offload_optimizer", "offload_param"}),
+        (3, Offload.ALL, False, set()),
+    ],
+)
+def test_offload_is_what_zero_can_do(
+    stage: int, offload: Offload, cuda: bool, offloaded: set[str]
+) -> None:
+    zero = make(zero_stage=stage, offload=offload, cuda=cuda)["zero_optimization"]
+
+    assert {key for key in zero if key.startswith("offload")} == offloaded

@@ -1,0 +1,42 @@
+"""Learning rates by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latticeforge_trainer.training.schedule import learning_rate
+
+
+def rates(total: int, **options: Any) -> list[float]:
+    fields = {"peak": 1.0, "shape": "cosine", "warmup_ratio": 0.0, **options}
+    return [learning_rate(step, total, **fields) for step in range(total)]
+
+
+def test_warm_up_rises_to_the_peak() -> None:
+    assert rates(8, shape="constant", warmup_ratio=0.5) == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+
+
+def test_linear_falls_evenly() -> None:
+    assert rates(4, shape="linear") == [1, 0.75, 0.5, 0.25]
+
+
+def test_cosine_is_half_way_in_the_middle() -> None:
+    assert rates(4)[2] == pytest.approx(0.5)
+
+
+@given(
+    total=st.integers(1, 500),
+    warmup_ratio=st.floats(0, 0.99),
+    shape=st.sampled_from(["cosine", "linear", "constant"]),
+)
+def test_no_step_is_lost_and_none_exceeds_the_peak(
+    total: int, warmup_ratio: float, shape: str
+) -> None:
+    made = rates(total, shape=shape, warmup_ratio=warmup_ratio)
+
+    assert all(0 < rate <= 1 for rate in made)
+    assert max(made) == 1
