@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.conformance.client import Api, Refused
+from tests.conformance.client import JSON_PATCH, Api, Refused, eventually
 
 
 def widget(**spec: Any) -> dict[str, Any]:
@@ -95,6 +95,32 @@ async def test_cel_rules_about_a_transition_apply_to_updates(api: Api, widgets: 
     await api.merge(f"{widgets}/w", {"spec": {"size": 2}})
     with pytest.raises(Refused, match="mode cannot be changed"):
         await api.merge(f"{widgets}/w", {"spec": {"mode": "Run"}})
+
+
+async def test_what_does_not_change_is_not_refused_again(api: Api, widgets: str) -> None:
+    """A rule that becomes stricter must not lock out the status of what exists already."""
+    await api.create(widgets, widget(size=50))
+    path = (
+        "apis/apiextensions.k8s.io/v1/customresourcedefinitions/"
+        "widgets.conformance.latticeforge.dev"
+    )
+    field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/size/maximum"
+    stricter = [{"op": "replace", "path": field, "value": 10}]
+    await api.request("PATCH", path, stricter, content_type=JSON_PATCH)
+
+    async def is_stricter() -> bool:
+        try:
+            await api.create(widgets, {**widget(size=20), "metadata": {"name": "other"}})
+        except Refused:
+            return True
+        await api.delete(f"{widgets}/other")
+        return False
+
+    await eventually(is_stricter)
+    await api.merge(f"{widgets}/w/status", {"status": {"phase": "Running"}})
+    await api.merge(f"{widgets}/w", {"spec": {"title": "abc"}})
+    with pytest.raises(Refused, match=r"spec\.size"):
+        await api.merge(f"{widgets}/w", {"spec": {"size": 51}})
 
 
 async def test_status_is_validated_too(api: Api, widgets: str) -> None:

@@ -75,6 +75,8 @@ class ApplyRequest:
 
 def _read(resource: Resource, obj: JsonObject | None) -> dict[Manager, _Claim]:
     entries = ((obj or {}).get("metadata") or {}).get("managedFields") or []
+    if not all(fieldsets.is_field_set(entry.get("fieldsV1") or {}) for entry in entries):
+        raise ApiError(400, "metadata.managedFields: fieldsV1 must be a set of fields")
     return {
         Manager(
             entry.get("manager", ""),
@@ -156,7 +158,7 @@ def checked_config(
     Raises:
         ApiError: 400 when type, name or namespace contradict the request or managedFields are set.
     """
-    if not isinstance(config, dict) or not config.get("apiVersion") or not config.get("kind"):
+    if not config.get("apiVersion") or not config.get("kind"):
         raise ApiError(400, "an applied configuration must set apiVersion and kind")
     checked_type(resource, config)
     metadata = dict(config.get("metadata") or {})

@@ -83,7 +83,18 @@ _ATOMIC = frozenset(
     }
 )
 _ATOMIC_MAPS = {"V1PodSpec": {"nodeSelector"}, "V1ServiceSpec": {"selector"}}
+# Go decodes an absent spec to an empty one, so what is missing is always a field of it.
+_WITH_SPEC = (
+    "V1Pod",
+    "V1PodTemplateSpec",
+    "V1Job",
+    "V1Deployment",
+    "V1ReplicaSet",
+    "V1Service",
+    "V1PersistentVolumeClaim",
+)
 _DEFAULTS: dict[str, dict[str, Any]] = {
+    **{kind: {"spec": {}} for kind in _WITH_SPEC},
     "V1ContainerPort": {"protocol": "TCP"},
     "V1ServicePort": {"protocol": "TCP"},
     "V1PodSpec": {
@@ -135,6 +146,12 @@ def for_kind(kind: str) -> Schema:
     if kind == "Event":
         return _object(models.CoreV1Event)
     return _object(getattr(models, f"V1{kind}"))
+
+
+@cache
+def delete_options() -> Schema:
+    """Returns the schema of the options that a deletion takes in its body."""
+    return _object(models.V1DeleteOptions)
 
 
 @cache
@@ -199,7 +216,7 @@ def _type(annotation: Any) -> Schema:
 
 def _union(arguments: tuple[Any, ...]) -> Schema:
     kinds = [_type(argument) for argument in arguments if argument is not type(None)]
-    if len(kinds) == 1:
+    if all(kind.get("type") == kinds[0].get("type") for kind in kinds):
         return kinds[0]
     names = {kind.get("type") for kind in kinds}
     if names == {"integer", "string"}:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+from latticeforge_operator.devcluster import builtin_schemas
 from latticeforge_operator.devcluster.resources import Resource, ResourceKey
-from latticeforge_operator.devcluster.structure import Schema
 
 
 class _Row(NamedTuple):
@@ -82,17 +82,10 @@ def builtin_resources() -> tuple[Resource, ...]:
             subresources=tuple(row.subresources.split()),
             has_generation=row.generation,
             selectable=frozenset(row.selectable.split()),
-            load_schema=partial(_schema, row.kind),
+            load_schema=partial(builtin_schemas.for_kind, row.kind),
         )
         for row in _ROWS
     )
-
-
-def _schema(kind: str) -> Schema:
-    # The client's models take most of a second to import; commands that only plan skip them.
-    from latticeforge_operator.devcluster import builtin_schemas  # noqa: PLC0415  # see above
-
-    return builtin_schemas.for_kind(kind)
 
 
 NAMESPACES = ResourceKey("v1", "namespaces")

@@ -97,6 +97,7 @@ class Endpoints:
     async def _post(self, request: web.Request, target: Target) -> web.StreamResponse:
         body = await requests.object_body(request)
         if target.subresource == "eviction":
+            requests.check_delete_options(body.get("deleteOptions") or {})
             evict(self._store, *target.object()[1:], body)
             return _json(_SUCCESS, status=201)
         if target.name is not None:

@@ -40,6 +40,14 @@ def _node(*, member: bool, children: FieldSet) -> FieldSet | None:
     return children or None
 
 
+def is_field_set(value: Any) -> bool:
+    """Whether a value that a client sent has the form of a set."""
+    return isinstance(value, dict) and all(
+        is_field_set(below) and (element == _SELF or element[1:2] == ":")
+        for element, below in value.items()
+    )
+
+
 def union(a: FieldSet, b: FieldSet) -> FieldSet:
     """Paths in either set."""
     return _union(a, b) if a and b else a or b

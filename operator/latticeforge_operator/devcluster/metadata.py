@@ -6,8 +6,9 @@ import re
 import secrets
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
-from latticeforge_operator.devcluster import errors
+from latticeforge_operator.devcluster import builtin_schemas, errors, validation
 from latticeforge_operator.devcluster.errors import ApiError, FieldError
 from latticeforge_operator.devcluster.resources import JsonObject, Resource
 
@@ -44,6 +45,24 @@ _GENERATED_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 def timestamp(moment: datetime) -> str:
     """Renders a moment as `metav1.Time`: UTC, whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def check_shape(resource: Resource, obj: Any, old: JsonObject | None = None) -> None:
+    """Refuses what is no object, or whose metadata has other types than ObjectMeta's (400).
+
+    Everything after may read metadata without looking. `old` is the version being replaced.
+    """
+    if not isinstance(obj, dict):
+        faults = [FieldError.invalid("", obj, "must be an object")]
+    else:
+        before = validation.ABSENT if old is None else old["metadata"]
+        value = obj.get("metadata")
+        schema = builtin_schemas.object_meta()
+        faults = [] if value is None else validation.faults(schema, value, before, "metadata")
+    if faults:
+        what = f'{resource.kind} in version "{resource.key.version}"'
+        listed = ", ".join(map(str, faults))
+        raise ApiError(400, f"{what} cannot be handled as a {resource.kind}: {listed}")
 
 
 def created(resource: Resource, namespace: str, obj: JsonObject, now: datetime) -> JsonObject:

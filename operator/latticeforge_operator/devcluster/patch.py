@@ -47,8 +47,8 @@ def strategic_merge(live: Any, patch: Any, schema: Schema) -> Any:
     if patch.get("$patch") == "delete":
         return {}
     merged = dict(live) if isinstance(live, dict) else {}
-    if "$retainKeys" in patch:
-        merged = {field: merged[field] for field in merged if field in patch["$retainKeys"]}
+    if isinstance(retained := patch.get("$retainKeys"), list):
+        merged = {field: value for field, value in merged.items() if field in retained}
     for field, value in patch.items():
         if not field.startswith("$"):
             _merge_field(merged, field, value, structure.field_schema(schema, field))
@@ -65,17 +65,17 @@ def _merge_field(merged: JsonObject, field: str, value: Any, schema: Schema) -> 
         merged[field] = strategic_merge(merged.get(field), value, schema)
 
 
-def _merge_list(live: list[Any], patch: list[Any], schema: Schema) -> list[Any]:
+def _merge_list(live: Any, patch: list[Any], schema: Schema) -> list[Any]:
     key = schema.get("x-kubernetes-patch-merge-key")
-    if {"$patch": "replace"} in patch:
+    if not isinstance(live, list) or {"$patch": "replace"} in patch:
         return [item for item in patch if item != {"$patch": "replace"}]
     if schema.get("x-kubernetes-list-type") == "set":
         return live + [item for item in patch if item not in live]
     if key is None:
         return patch
-    items = {item.get(key): item for item in live}
+    items = {_merge_name(item, key): item for item in live}
     for change in patch:
-        name = change.get(key)
+        name = _merge_name(change, key)
         if change.get("$patch") == "delete":
             items.pop(name, None)
         else:
@@ -83,12 +83,23 @@ def _merge_list(live: list[Any], patch: list[Any], schema: Schema) -> list[Any]:
     return list(items.values())
 
 
+def _merge_name(item: Any, key: str) -> str | int:
+    name = item.get(key) if isinstance(item, dict) else None
+    if not isinstance(name, str | int):
+        raise ApiError(400, f"an item of a list that is merged by {key} must be an object with it")
+    return name
+
+
 def _apply_list_directives(merged: JsonObject, patch: JsonObject, schema: Schema) -> None:
     for directive, value in patch.items():
         name, _, field = directive.partition("/")
-        if name == "$deleteFromPrimitiveList" and field in merged:
+        if name not in {"$deleteFromPrimitiveList", "$setElementOrder"} or field not in merged:
+            continue
+        if not isinstance(value, list) or not isinstance(merged[field], list):
+            raise ApiError(400, f"{directive} must be a list, and {field} must be one too")
+        if name == "$deleteFromPrimitiveList":
             merged[field] = [item for item in merged[field] if item not in value]
-        elif name == "$setElementOrder" and field in merged:
+        else:
             key = structure.field_schema(schema, field).get("x-kubernetes-patch-merge-key")
             merged[field] = _ordered(merged[field], value, key)
 
@@ -97,5 +108,9 @@ def _ordered(items: list[Any], order: list[Any], key: str | None) -> list[Any]:
     def name(item: Any) -> Any:
         return item.get(key) if key and isinstance(item, dict) else item
 
-    position = {name(item): index for index, item in enumerate(order)}
-    return sorted(items, key=lambda item: position.get(name(item), len(position)))
+    names = [name(item) for item in order]
+
+    def position(item: Any) -> int:
+        return names.index(name(item)) if name(item) in names else len(names)
+
+    return sorted(items, key=position)

@@ -30,7 +30,7 @@ def decode(body: bytes) -> JsonObject:
         raise ApiError(400, "the protobuf body does not start with the Kubernetes magic number")
     try:
         return _envelope(body[len(_MAGIC) :])
-    except (IndexError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:  # A field is absent, or of another type.
         raise ApiError(400, f"the protobuf body cannot be decoded: {error}") from error
 
 

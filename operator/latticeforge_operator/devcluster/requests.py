@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import yaml
 from aiohttp import web
 
-from latticeforge_operator.devcluster import protobuf
+from latticeforge_operator.devcluster import builtin_schemas, protobuf, validation
 from latticeforge_operator.devcluster.builtins import JOBS
 from latticeforge_operator.devcluster.deletion import Propagation
 from latticeforge_operator.devcluster.errors import ApiError, unknown_resource
@@ -93,10 +94,17 @@ async def body(request: web.Request) -> Any:
     try:
         # Apply patches are YAML by content type and JSON in practice.
         if raw.lstrip()[:1] in {b"{", b"["}:
-            return json.loads(raw)
+            return json.loads(raw, parse_float=_finite, parse_constant=_finite)
         return yaml.safe_load(raw)
     except (ValueError, yaml.YAMLError) as error:
         raise ApiError(400, f"error decoding the request body: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no JSON number")
+    return number
 
 
 async def object_body(request: web.Request) -> JsonObject:
@@ -128,6 +136,12 @@ def field_validation(request: web.Request) -> FieldValidation:
     return cast("FieldValidation", level)
 
 
+def check_delete_options(options: Any) -> None:
+    """Raises a 400 ApiError for what is no `metav1.DeleteOptions`."""
+    if faults := validation.faults(builtin_schemas.delete_options(), options, path="options"):
+        raise ApiError(400, f"invalid delete options: {', '.join(map(str, faults))}")
+
+
 @dataclass(frozen=True, slots=True)
 class DeleteOptions:
     """How to delete: `metav1.DeleteOptions` from body and query together."""
@@ -142,6 +156,7 @@ class DeleteOptions:
 async def delete_options(request: web.Request, resource: Resource) -> DeleteOptions:
     """Reads DeleteOptions; raises a 400 ApiError for an unknown policy."""
     options = await object_body(request) if request.can_read_body else {}
+    check_delete_options(options)
     # Jobs keep the default of their first version: without a policy, their pods stay.
     default = "Orphan" if resource.key == JOBS else "Background"
     policy = options.get("propagationPolicy") or request.query.get("propagationPolicy") or default

@@ -159,6 +159,7 @@ class Store:
                 namespace does not exist, 403 when its namespace is terminating.
         """
         resource = self.registry[key]
+        metadata.check_shape(resource, obj)
         new = self._unused_name(resource, namespace, clone(obj))
         new = admission.admit_create(resource, new, self.now())
         request = ApplyRequest(options.manager, force=False, subresource=None, now=self.now())
@@ -274,6 +275,7 @@ class Store:
                 `force` is not set; otherwise what `create` and `update` raise.
         """
         resource = self.registry[key]
+        metadata.check_shape(resource, obj)
         config = apply.checked_config(resource, namespace, name, clone(obj), subresource)
         request = ApplyRequest(manager, force, subresource, self.now())
         live = self.peek(key, namespace, name)
@@ -297,6 +299,7 @@ class Store:
         *,
         tracked: bool = False,
     ) -> JsonObject:
+        metadata.check_shape(resource, obj, old.object)
         admission.check_preconditions(resource, old.object, obj)
         new = metadata.carried(old.object, obj)
         new = admission.isolated(resource, old.object, new, subresource)

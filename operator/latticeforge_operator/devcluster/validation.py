@@ -24,12 +24,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_integer(value: Any) -> bool:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    # Kubernetes decodes integers into an int64; what does not fit is a float to it.
+    return whole and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: _is_number(value) and int(value) == value,
+    "integer": _is_integer,
     "number": _is_number,
 }
 
