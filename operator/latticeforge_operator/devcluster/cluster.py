@@ -15,6 +15,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from latticeforge_operator.devcluster.controllers.deployment_controller import (
+    DeploymentController,
+)
 from latticeforge_operator.devcluster.controllers.job_controller import JobController
 from latticeforge_operator.devcluster.controllers.jobs import BACKOFF_BASE
 from latticeforge_operator.devcluster.controllers.nodes import NodeCapacity, make_node
@@ -112,6 +115,7 @@ class DevCluster:
                 _run(undo, kubelet.run(ApiAccess(server)), "kubelet")
                 _run(undo, Scheduler(store).run(), "scheduler")
             _run(undo, JobController(store, backoff_base=backoff.job).run(), "job controller")
+            _run(undo, DeploymentController(store).run(), "deployment controller")
             _run(undo, VolumeController(store, data_dir / "volumes").run(), "volume controller")
             cluster._cleanup = undo.pop_all()
         return cluster

@@ -21,11 +21,13 @@ from latticeforge_operator.devcluster.cluster import Backoff, DataFolderInUseErr
 from latticeforge_operator.devcluster.controllers.nodes import NodeCapacity
 from latticeforge_operator.devcluster.controllers.objects import (
     CLAIMS,
+    DEPLOYMENTS,
     JOBS,
     NODES,
     PODS,
     VOLUMES,
     is_finished,
+    is_true,
     phase,
 )
 
@@ -229,6 +231,31 @@ async def test_a_folder_belongs_to_one_devcluster(tmp_path: Path) -> None:
     async with cluster(tmp_path):
         with pytest.raises(DataFolderInUseError, match=f"is using {tmp_path}; end it, or"):
             await DevCluster.start(data_dir=tmp_path)
+
+
+async def test_a_deployment_is_rolled_out_and_its_pod_replaced(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as one:
+        template = pod("", container("trap 'exit 0' TERM; while :; do sleep 0.02; done"))
+        template["spec"]["restartPolicy"] = "Always"
+        labels = {"app": "operator"}
+        template = {"metadata": {"labels": labels}, "spec": template["spec"]}
+        spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+        one.store.create(DEPLOYMENTS, "default", {"metadata": {"name": "d"}, "spec": spec})
+
+        def is_available() -> bool:
+            return is_true(one.store.get(DEPLOYMENTS, "default", "d"), "Available")
+
+        await until(is_available)
+        [first] = one.store.list(PODS)
+        one.store.delete(PODS, "default", first["metadata"]["name"])
+        await until(
+            lambda: (
+                first["metadata"]["uid"] not in {p["metadata"]["uid"] for p in one.store.list(PODS)}
+            )
+        )
+        await until(is_available)
+        one.store.delete(DEPLOYMENTS, "default", "d")
+        await until(lambda: not one.store.list(PODS))
 
 
 async def test_without_pods_there_is_no_node(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def status(
         spec["initContainers"] = [{"name": "init"}]
         states["init"] = init
     disrupted = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": at(0)}
-    pod = {"metadata": {"uid": "u"}, "spec": spec, "status": {"conditions": [disrupted]}}
+    before = {"conditions": [disrupted], "qosClass": "Burstable"}
+    pod = {"metadata": {"uid": "u"}, "spec": spec, "status": before}
     return pod_status(pod, PodState(states, NOW, **state), LATER)
 
 
@@ -73,8 +74,9 @@ def test_a_finished_pod_says_why_it_is_not_ready(end: ContainerState, reason: st
     assert conditions(status(end, over=True))["Ready"] == ("False", reason)
 
 
-def test_conditions_of_others_are_kept() -> None:
+def test_what_others_say_is_kept() -> None:
     assert conditions(status(RUNNING))["DisruptionTarget"][0] == "True"
+    assert status(RUNNING)["qosClass"] == "Burstable"
 
 
 def test_how_a_container_ended_is_told() -> None:

@@ -16,15 +16,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from latticeforge_operator.devcluster.controllers import job_failures, job_pods
+from latticeforge_operator.devcluster.controllers.job_tally import (
+    Buckets,
+    Tally,
+    bucket,
+    count,
+    is_tracked,
+    waits_for_the_end,
+)
 from latticeforge_operator.devcluster.controllers.objects import (
     created_at,
-    is_active,
     is_deleted,
-    is_finished,
     is_true,
     new_condition,
     parse_time,
-    phase,
     with_condition,
 )
 from latticeforge_operator.devcluster.controllers.recorder import Event, EventType
@@ -58,27 +63,6 @@ class Actions:
     events: tuple[Event, ...] = ()
     remove: bool = False
     wake_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class _Pods:
-    """The Job's pods, bucketed; `succeeded` and `failed` are those that nobody has counted yet."""
-
-    active: list[JsonObject]
-    terminating: list[JsonObject]
-    succeeded: list[JsonObject]
-    failed: list[JsonObject]
-    everything: Sequence[JsonObject]
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Totals including the newly finished pods, and what the failure policy made of those."""
-
-    succeeded: int
-    failed: int
-    indexes: frozenset[int]
-    fatal: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,8 +121,8 @@ def decide(
     """
     if is_over(job):
         return _retire(job, pods, now)
-    buckets = _bucket(job, pods)
-    tally = _count(job, buckets)
+    buckets = bucket(job, pods)
+    tally = count(job, buckets)
     draft = _Draft(now, list(job.get("status", {}).get("conditions") or ()))
     started = _start(job, draft)
     verdict = _verdict(job, buckets, tally, started, now)
@@ -166,7 +150,7 @@ def decide(
 
 def _retire(job: JsonObject, pods: Sequence[JsonObject], now: datetime) -> Actions:
     """A finished Job only waits for its time to live; a straggling pod is let go."""
-    release = tuple(_names([pod for pod in pods if _is_tracked(pod)]))
+    release = tuple(_names([pod for pod in pods if is_tracked(pod)]))
     due = None
     if (ttl := job["spec"].get("ttlSecondsAfterFinished")) is not None:
         ends = [c for c in job["status"]["conditions"] if c["type"] in {"Complete", "Failed"}]
@@ -176,60 +160,8 @@ def _retire(job: JsonObject, pods: Sequence[JsonObject], now: datetime) -> Actio
     return Actions(status=job["status"], release=release, remove=overdue, wake_at=wake_at)
 
 
-def _is_tracked(pod: JsonObject) -> bool:
-    return job_pods.FINALIZER in (pod["metadata"].get("finalizers") or ())
-
-
 def _names(pods: Sequence[JsonObject]) -> list[str]:
     return [pod["metadata"]["name"] for pod in pods]
-
-
-def _waits_for_the_end(job: JsonObject) -> bool:
-    """Whether a terminating pod holds its place until it has really ended."""
-    default = "Failed" if job["spec"].get("podFailurePolicy") else "TerminatingOrFailed"
-    return bool(job["spec"].get("podReplacementPolicy", default) == "Failed")
-
-
-def _bucket(job: JsonObject, pods: Sequence[JsonObject]) -> _Pods:
-    uncounted = [pod for pod in pods if _is_tracked(pod)]
-    return _Pods(
-        active=[pod for pod in pods if is_active(pod)],
-        terminating=[
-            pod for pod in pods if is_deleted(pod) and not is_finished(pod) and _is_placed(pod)
-        ],
-        succeeded=[pod for pod in uncounted if phase(pod) == "Succeeded"],
-        failed=[pod for pod in uncounted if _has_failed(job, pod)],
-        everything=pods,
-    )
-
-
-def _is_placed(pod: JsonObject) -> bool:
-    return bool(pod["spec"].get("nodeName"))
-
-
-def _has_failed(job: JsonObject, pod: JsonObject) -> bool:
-    if is_finished(pod):
-        return phase(pod) == "Failed"
-    # No kubelet will ever end a pod that was deleted before it had a node.
-    return is_deleted(pod) and not (_waits_for_the_end(job) and _is_placed(pod))
-
-
-def _count(job: JsonObject, pods: _Pods) -> _Tally:
-    status = job.get("status", {})
-    failed, fatal = status.get("failed", 0), ""
-    for pod in pods.failed:
-        ruling = job_failures.rule_on(pod, job["spec"].get("podFailurePolicy"))
-        failed += ruling.action != "Ignore"
-        if ruling.action == "FailJob":
-            fatal = fatal or ruling.why
-    indexes = job_pods.parse_indexes(status.get("completedIndexes") or "")
-    if not job_pods.is_indexed(job):
-        succeeded = status.get("succeeded", 0) + len(pods.succeeded)
-        return _Tally(succeeded, failed, frozenset(), fatal)
-    completions = job["spec"]["completions"]
-    new = {job_pods.index_of(pod) for pod in pods.succeeded}
-    indexes |= {index for index in new if index is not None and index < completions}
-    return _Tally(len(indexes), failed, frozenset(indexes), fatal)
 
 
 def _start(job: JsonObject, draft: _Draft) -> str | None:
@@ -248,7 +180,7 @@ def _start(job: JsonObject, draft: _Draft) -> str | None:
 
 
 def _verdict(
-    job: JsonObject, pods: _Pods, tally: _Tally, started: str | None, now: datetime
+    job: JsonObject, pods: Buckets, tally: Tally, started: str | None, now: datetime
 ) -> _Verdict | None:
     """Why the Job must end although not all is done, or how it was already decided to end."""
     for kind, sealed in (("FailureTarget", "Failed"), ("SuccessCriteriaMet", "Complete")):
@@ -275,7 +207,7 @@ def _failure(reason: str, message: str) -> _Verdict:
     return _Verdict("FailureTarget", "Failed", reason, message)
 
 
-def _restarts_exceeded(job: JsonObject, pods: _Pods) -> bool:
+def _restarts_exceeded(job: JsonObject, pods: Buckets) -> bool:
     if job["spec"]["template"]["spec"].get("restartPolicy") != "OnFailure":
         return False
     limit = job["spec"].get("backoffLimit", 6)
@@ -294,7 +226,9 @@ def _earliest(*moments: datetime | None) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def _balance(job: JsonObject, pods: _Pods, tally: _Tally, now: datetime, base: timedelta) -> _Moves:
+def _balance(
+    job: JsonObject, pods: Buckets, tally: Tally, now: datetime, base: timedelta
+) -> _Moves:
     """Brings the number of active pods to what is still wanted."""
     if is_deleted(job):
         return _Moves()
@@ -302,7 +236,7 @@ def _balance(job: JsonObject, pods: _Pods, tally: _Tally, now: datetime, base: t
         return _Moves(discard=tuple(_names(pods.active)))
     wanted = _wanted(job, pods, tally)
     keep, surplus = _divide(job, pods, tally, wanted)
-    held = len(pods.terminating) if _waits_for_the_end(job) else 0
+    held = len(pods.terminating) if waits_for_the_end(job) else 0
     missing = wanted - len(keep) - held
     discard = tuple(_names(surplus))
     if missing <= 0:
@@ -314,7 +248,7 @@ def _balance(job: JsonObject, pods: _Pods, tally: _Tally, now: datetime, base: t
     return _Moves(tuple(job_pods.make_pod(job, index) for index in indexes), discard)
 
 
-def _wanted(job: JsonObject, pods: _Pods, tally: _Tally) -> int:
+def _wanted(job: JsonObject, pods: Buckets, tally: Tally) -> int:
     parallelism = _parallelism(job)
     completions: int | None = job["spec"].get("completions")
     if completions is None:
@@ -328,7 +262,7 @@ def _parallelism(job: JsonObject) -> int:
 
 
 def _divide(
-    job: JsonObject, pods: _Pods, tally: _Tally, wanted: int
+    job: JsonObject, pods: Buckets, tally: Tally, wanted: int
 ) -> tuple[list[JsonObject], list[JsonObject]]:
     """Splits active pods into those to keep and the surplus: the youngest and least ready go."""
     keep: list[JsonObject] = []
@@ -353,16 +287,16 @@ def _seniority(pod: JsonObject) -> tuple[bool, datetime, int]:
 
 
 def _free_indexes(
-    job: JsonObject, pods: _Pods, keep: list[JsonObject], tally: _Tally
+    job: JsonObject, pods: Buckets, keep: list[JsonObject], tally: Tally
 ) -> Sequence[int | None]:
     if not job_pods.is_indexed(job):
         return [None] * _parallelism(job)
-    held = pods.terminating if _waits_for_the_end(job) else []
+    held = pods.terminating if waits_for_the_end(job) else []
     taken = tally.indexes | {job_pods.index_of(pod) for pod in [*keep, *held]}
     return [index for index in range(job["spec"]["completions"]) if index not in taken]
 
 
-def _completion(job: JsonObject, pods: _Pods, tally: _Tally, moves: _Moves) -> _Verdict | None:
+def _completion(job: JsonObject, pods: Buckets, tally: Tally, moves: _Moves) -> _Verdict | None:
     """The verdict of success, once enough pods succeeded and nothing is left to run."""
     completions = job["spec"].get("completions")
     enough = tally.succeeded > 0 if completions is None else tally.succeeded >= completions
@@ -372,7 +306,7 @@ def _completion(job: JsonObject, pods: _Pods, tally: _Tally, moves: _Moves) -> _
     return _Verdict("SuccessCriteriaMet", "Complete", "CompletionsReached", message)
 
 
-def _end(verdict: _Verdict, pods: _Pods, draft: _Draft) -> bool:
+def _end(verdict: _Verdict, pods: Buckets, draft: _Draft) -> bool:
     """Announces the end and, when no pod runs any more, seals it."""
     draft.set(verdict.announced, "True", verdict.reason, verdict.message)
     if pods.active or pods.terminating:
@@ -386,7 +320,7 @@ def _end(verdict: _Verdict, pods: _Pods, draft: _Draft) -> bool:
 
 
 def _status(
-    job: JsonObject, pods: _Pods, tally: _Tally, moves: _Moves, started: str | None
+    job: JsonObject, pods: Buckets, tally: Tally, moves: _Moves, started: str | None
 ) -> JsonObject:
     leaving = len(moves.discard) + len(moves.delete)
     indexed = job_pods.is_indexed(job)

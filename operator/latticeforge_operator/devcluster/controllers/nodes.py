@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -60,18 +61,16 @@ class NodeCapacity:
         """
         names = _gpu_names(environment)
         return cls(
-            cpu=len(psutil.Process().cpu_affinity() or ()) if _has_affinity() else _cores(),
+            cpu=_cores(),
             memory_bytes=psutil.virtual_memory().total,
             gpus=len(names),
             gpu_names=names,
         )
 
 
-def _has_affinity() -> bool:
-    return hasattr(psutil.Process, "cpu_affinity")
-
-
 def _cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
