@@ -17,10 +17,11 @@ What a pod can count on:
 - **The API.** Unless `automountServiceAccountToken` is false: KUBERNETES_SERVICE_HOST and _PORT,
   KUBECONFIG, and a folder in place of /var/run/secrets/kubernetes.io/serviceaccount. The server
   speaks plain HTTP, so `ca.crt` is empty, and clients should load KUBECONFIG.
-- **An end.** SIGTERM to the process group, SIGKILL after the grace period; when its first process
-  ends, everything that a container has started is killed, and when the devcluster dies, so does
-  every container (on Linux without exception; elsewhere a process that left its group after its
-  parent's death is not found).
+- **An end.** SIGTERM goes to the whole process group, which then has the grace period; after it,
+  and whenever a container's first process ends by itself, everything that the container has
+  started is killed. When the devcluster dies, in whatever way, its containers die at once (on
+  Linux without exception; elsewhere a process that left its group is not found once its parent is
+  gone).
 
 Not implemented: probes, lifecycle hooks, sidecars, user ids and security contexts, resource limits,
 /dev/termination-log (use terminationMessagePolicy FallbackToLogsOnError).
