@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from latticeforge_operator.api.training import Against, Gate
 from latticeforge_trainer.contract import EvaluateResult, PairedDrop, Score
@@ -29,7 +30,7 @@ def samples_of(gate: Gate) -> int:
     """How many held-out problems a gate asks: enough to reach its minimum with a few wrong."""
     if gate.samples is not None:
         return gate.samples
-    minimum = float(gate.minimum or 0)
+    minimum = Decimal(gate.minimum or 0)
     if minimum >= 1:
         return DEFAULT_SAMPLES
     return min(MAX_SAMPLES, max(DEFAULT_SAMPLES, 16 * math.ceil(8 / (1 - minimum) / 16)))
