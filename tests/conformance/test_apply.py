@@ -192,6 +192,16 @@ async def test_status_is_applied_through_its_subresource(api: Api, widgets: str)
     assert gone["status"] == {"ready": 1}
 
 
+async def test_applying_status_claims_nothing_else(api: Api, widgets: str) -> None:
+    path = f"{widgets}/w"
+    await api.apply(path, widget(size=1), "user")
+    body = {**widget(size=1), "status": {"phase": "Running"}}
+    body["metadata"]["labels"] = {"a": "b"}
+    written = await api.apply(f"{path}/status", body, "operator")
+    assert "labels" not in written["metadata"]
+    assert managers(written)["operator", "Apply"] == {"f:status": {"f:phase": {}}}
+
+
 async def test_applying_the_spec_leaves_an_applied_status(api: Api, widgets: str) -> None:
     path = f"{widgets}/w"
     await api.apply(path, widget(size=1), "user")
