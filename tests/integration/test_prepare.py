@@ -291,10 +291,12 @@ def test_a_base_that_cannot_be_trained_is_refused(
     store: Store, breaking: Callable[[Path], object], sentence: str
 ) -> None:
     breaking(store.root / "base")
+    sink = Sent()
     with pytest.raises(UserError) as error:
-        run(store, config_of())
+        run(store, config_of(), sink)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+    assert not any("tokenizing" in progress.message for progress in sink.messages)
 
 
 def test_integers_without_a_declaration_are_refused(store: Store) -> None:
@@ -404,7 +406,7 @@ def published(hub: HubServer, tiny_model: Path) -> HubServer:
         "README.md": b"---\nlicense: apache-2.0\n---\n",
         "modeling_tiny.py": b"raise SystemExit",
         "pytorch_model.bin": b"pickle",
-        "onnx/model.onnx": b"x",
+        "original/params.json": b"{}",
     }
     hub.put("me/tiny", files)
     rows = "".join(json.dumps(row) + "\n" for row in CHATS).encode()
@@ -428,7 +430,8 @@ def test_a_hub_model_and_data_set_are_brought(published: HubServer, store: Store
     assert folder is not None
     brought = {path.name for path in folder.iterdir() if path.is_file()}
     assert "model.safetensors" in brought
-    assert not brought & {"modeling_tiny.py", "pytorch_model.bin", "onnx"}
+    assert not brought & {"modeling_tiny.py", "pytorch_model.bin"}
+    assert not (folder / "original").exists()
     assert any("downloading me/tiny: 1.4 MiB" in p.message for p in sink.messages)
     seen = len(published.log)
     again, reused = run(store, config_of(HUB_DATA, base="me/tiny"))
@@ -512,6 +515,14 @@ def split_weights(files: dict[str, bytes]) -> dict[str, bytes]:
     owner = dict(zip(shards, parts, strict=True))
     index = {"weight_map": {name: shard for shard, part in owner.items() for name in part}}
     return {**shards, "model.safetensors.index.json": json.dumps(index).encode()}
+
+
+def test_a_file_that_may_not_be_read_is_not_asked_for_again(
+    published: HubServer, store: Store
+) -> None:
+    published.faults.append(Fault(r"HEAD .*tokenizer\.json", status=403, times=100))
+    with pytest.raises(UserError, match=r"refuses to show Hub model me/tiny .* \(status 403\)"):
+        run(store, config_of(base="me/tiny"))
 
 
 def test_what_the_hub_refuses_is_said(
