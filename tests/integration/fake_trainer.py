@@ -1,0 +1,144 @@
+"""A kubelet whose containers obey the trainer's contract without training anything.
+
+It reads the pod's `step.json`, reports a plausible result into the step's progress ConfigMap and
+ends the pod. What a step does otherwise is written in `fates`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from tests.unit.core.builders import result_of
+
+from latticeforge_operator.cluster.names import STEP_ANNOTATION
+from latticeforge_operator.devcluster.controllers.objects import (
+    CONFIG_MAPS,
+    JOBS,
+    PODS,
+    find,
+    is_deleted,
+    is_finished,
+    key_of,
+)
+from latticeforge_operator.devcluster.metadata import timestamp
+from latticeforge_operator.devcluster.store import Store
+from latticeforge_trainer.contract import PROGRESS_KEY, ExitCode, Progress, StepConfig, StepState
+
+HELD = -1
+
+
+@dataclass(frozen=True)
+class Fate:
+    """How a pod ends; HELD: not before it is deleted."""
+
+    code: int = 0
+    good: bool = True
+    """Whether an evaluation finds good scores."""
+
+
+class FakeKubelet:
+    """Runs the pods of a store.
+
+    Attributes:
+        fates: what the next pods of a step do; those that follow succeed.
+        started: the step of every pod that was started.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.fates: dict[str, deque[Fate]] = defaultdict(deque)
+        self.started: list[str] = []
+        self._store = store
+        self._taken: set[str] = set()
+
+    async def run(self) -> None:
+        """Runs pods until cancelled."""
+        async for event in self._store.watch(PODS):
+            pod = find(self._store, PODS, *key_of(event.object))
+            if pod is None or is_finished(pod):
+                continue
+            if is_deleted(pod):
+                self._end(pod, ExitCode.INTERRUPTED, StepState.INTERRUPTED)
+                with suppress(KeyError):
+                    self._store.delete(PODS, *key_of(pod), grace_period_seconds=0)
+            elif pod["metadata"]["uid"] not in self._taken:
+                self._taken.add(pod["metadata"]["uid"])
+                self._start(pod)
+
+    def _step(self, pod: dict[str, Any]) -> str:
+        namespace, _ = key_of(pod)
+        owner = pod["metadata"]["ownerReferences"][0]["name"]
+        job = self._store.get(JOBS, namespace, owner)
+        return str(job["metadata"]["annotations"][STEP_ANNOTATION])
+
+    def _start(self, pod: dict[str, Any]) -> None:
+        self._store.merge_patch(PODS, *key_of(pod), {"spec": {"nodeName": "fake"}})
+        running: dict[str, Any] = {"running": {"startedAt": self._time()}}
+        scheduled = {
+            "type": "PodScheduled",
+            "status": "True",
+            "lastTransitionTime": self._time(),
+        }
+        self._set(pod, "Running", running, conditions=[scheduled])
+        step = self._step(pod)
+        self.started.append(step)
+        waiting = self.fates[step]
+        fate = waiting.popleft() if waiting else Fate()
+        if fate.code != HELD:
+            state = StepState.FAILED if fate.code else StepState.DONE
+            self._end(pod, fate.code, state, good=fate.good)
+
+    def _end(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool = True) -> None:
+        self._report(pod, code, state, good=good)
+        ended = {"exitCode": code, "finishedAt": self._time(), "startedAt": self._time()}
+        self._set(pod, "Failed" if code else "Succeeded", {"terminated": ended})
+
+    def _report(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool) -> None:
+        container = pod["spec"]["containers"][0]
+        environment = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+        namespace, _, name = environment["LATTICEFORGE_PROGRESS"].partition("/")
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        stored = find(self._store, CONFIG_MAPS, namespace, volumes["config"]["configMap"]["name"])
+        if stored is None or find(self._store, CONFIG_MAPS, namespace, name) is None:
+            return  # the stack is being deleted
+        config: StepConfig = TypeAdapter(StepConfig).validate_json(stored["data"]["step.json"])
+        report = Progress(
+            step=config.step,
+            digest=config.digest,
+            state=state,
+            message=f"it ended with {code}",
+            updated_at=self._time(),
+            exit_code=code,
+            result=None if code else result_of(config, good=good),
+        )
+        data = {"data": {PROGRESS_KEY: report.model_dump_json(by_alias=True, exclude_none=True)}}
+        self._store.merge_patch(CONFIG_MAPS, namespace, name, data)
+
+    def _set(self, pod: dict[str, Any], phase: str, state: dict[str, Any], **fields: Any) -> None:
+        status = {
+            "phase": phase,
+            "containerStatuses": [
+                {"name": "trainer", "state": state, "ready": False, "restartCount": 0,
+                 "image": "x", "imageID": ""}
+            ],
+            **fields,
+        }  # fmt: skip
+        self._store.merge_patch(PODS, *key_of(pod), {"status": status}, subresource="status")
+
+    def _time(self) -> str:
+        return timestamp(self._store.now())
+
+
+@asynccontextmanager
+async def fake_kubelet(store: Store) -> AsyncIterator[FakeKubelet]:
+    """A kubelet that runs while the block does; an error of its own ends the test."""
+    kubelet = FakeKubelet(store)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(kubelet.run())
+        yield kubelet
+        task.cancel()
