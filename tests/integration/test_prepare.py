@@ -299,6 +299,15 @@ def test_a_base_that_cannot_be_trained_is_refused(
     assert not any("tokenizing" in progress.message for progress in sink.messages)
 
 
+def test_every_source_is_checked_before_the_first_is_tokenized(store: Store) -> None:
+    (store.root / "base" / "chat_template.jinja").unlink()
+    write_rows(store.root / "texts.jsonl", [{"text": "Once"}])
+    sink = Sent()
+    with pytest.raises(UserError, match=r"\./chats\.jsonl, line 1 holds chats"):
+        run(store, config_of("./texts.jsonl", "./chats.jsonl"), sink)
+    assert not any("tokenizing" in progress.message for progress in sink.messages)
+
+
 def test_integers_without_a_declaration_are_refused(store: Store) -> None:
     import torch  # noqa: PLC0415  (slow; only here)
     from safetensors.torch import load_file, save_file  # noqa: PLC0415  (as above)
