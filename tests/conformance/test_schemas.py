@@ -152,9 +152,18 @@ async def test_unknown_fields_are_warned_about(api: Api, widgets: str) -> None:
         assert 'unknown field \\"spec.bogus\\"' in response.headers["Warning"]
 
 
-async def test_a_rule_that_does_not_compile_is_refused(api: Api) -> None:
-    rule = {"rule": "self.size >"}
-    schema = {"type": "object", "x-kubernetes-validations": [rule]}
+@pytest.mark.parametrize(
+    ("broken", "where"),
+    [
+        ({"x-kubernetes-validations": [{"rule": "self.size >"}]}, r"validations\[0\]\.rule"),
+        ({"properties": {"a": {"type": "thing"}}}, r"properties\[a\]\.type"),
+        ({"properties": {"a": {"description": "no type"}}}, r"properties\[a\]\.type"),
+        ({"properties": {"a": {"type": "string", "pattern": "("}}}, r"properties\[a\]\.pattern"),
+        ({"anyOf": [{"properties": {"a": {"pattern": "("}}}]}, r"anyOf\[0\]\.properties"),
+    ],
+)
+async def test_a_broken_schema_is_refused(api: Api, broken: dict[str, Any], where: str) -> None:
+    schema = {"type": "object", **broken}
     version = {
         "name": "v1",
         "served": True,
@@ -172,8 +181,9 @@ async def test_a_rule_that_does_not_compile_is_refused(api: Api) -> None:
         },
     }
     path = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    with pytest.raises(Refused, match=r"x-kubernetes-validations\[0\]\.rule"):
+    with pytest.raises(Refused, match=where) as refused:
         await api.create(path, definition)
+    assert refused.value.code == 422
 
 
 async def test_a_definition_is_established(api: Api, widgets: str) -> None:

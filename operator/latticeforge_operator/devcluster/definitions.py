@@ -7,10 +7,50 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from latticeforge_operator.devcluster import cel
+from latticeforge_operator.devcluster import cel, validation
 from latticeforge_operator.devcluster.errors import FieldError
 from latticeforge_operator.devcluster.metadata import timestamp
 from latticeforge_operator.devcluster.resources import JsonObject
+from latticeforge_operator.devcluster.structure import Schema
+
+_TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "number"}
+_SIZE: Schema = {"type": "integer", "minimum": 0}
+_FLAG: Schema = {"type": "boolean"}
+_ANY_LIST: Schema = {"type": "array"}
+_TEXTS: Schema = {"type": "array", "items": _TEXT}
+_OBJECT: Schema = {"type": "object"}
+_OBJECTS: Schema = {"type": "array", "items": _OBJECT}
+_RULE: Schema = {
+    "type": "object",
+    "required": ["rule"],
+    "properties": dict.fromkeys(("rule", "message", "messageExpression", "fieldPath"), _TEXT),
+}
+_TYPES = ["object", "array", "string", "integer", "number", "boolean"]
+# What the keywords of one level hold; their contents are checked as they are reached.
+_KEYWORDS: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": _TYPES},
+        "properties": {"type": "object", "additionalProperties": _OBJECT},
+        "items": _OBJECT,
+        "not": _OBJECT,
+        "enum": _ANY_LIST,
+        "x-kubernetes-validations": {"type": "array", "items": _RULE},
+        "x-kubernetes-list-type": {"type": "string", "enum": ["atomic", "set", "map"]},
+        "x-kubernetes-map-type": {"type": "string", "enum": ["atomic", "granular"]},
+        **dict.fromkeys(("description", "format", "pattern"), _TEXT),
+        **dict.fromkeys(("minimum", "maximum", "multipleOf"), _NUMBER),
+        **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum", "nullable"), _FLAG),
+        **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _SIZE),
+        **dict.fromkeys(("minProperties", "maxProperties"), _SIZE),
+        **dict.fromkeys(("required", "x-kubernetes-list-map-keys"), _TEXTS),
+        **dict.fromkeys(("allOf", "anyOf", "oneOf"), _OBJECTS),
+        **dict.fromkeys(
+            ("x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"), _FLAG
+        ),
+    },
+}
 
 
 def check(definition: JsonObject) -> list[FieldError]:
@@ -34,21 +74,47 @@ def check(definition: JsonObject) -> list[FieldError]:
     return faults
 
 
-def _schema_faults(schema: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+def _schema_faults(
+    schema: Mapping[str, Any], path: str, *, is_option: bool = False
+) -> Iterator[FieldError]:
+    """Yields what is wrong with a schema; an option (of anyOf, ...) need not say its type."""
+    malformed = validation.faults(_KEYWORDS, schema, path=path)
+    yield from malformed
+    if malformed:
+        return
+    yield from _rule_faults(schema, path)
+    if "pattern" in schema and (why := _pattern_fault(schema["pattern"])):
+        yield FieldError.invalid(f"{path}.pattern", schema["pattern"], why)
+    if not is_option and not _has_shape(schema):
+        yield FieldError.required(f"{path}.type", "must not be empty for specified object fields")
+    for below, where in _parts(schema, path):
+        yield from _schema_faults(below, where, is_option=is_option)
+    for option, where in _options(schema, path):
+        yield from _schema_faults(option, where, is_option=True)
+
+
+def _rule_faults(schema: Mapping[str, Any], path: str) -> Iterator[FieldError]:
     for index, rule in enumerate(schema.get("x-kubernetes-validations", ())):
         for field in ("rule", "messageExpression"):
             if field in rule and (why := _compile_fault(rule[field])):
                 where = f"{path}.x-kubernetes-validations[{index}].{field}"
                 yield FieldError.invalid(where, rule[field], f"compilation failed: {why}")
-    if "pattern" in schema and (why := _pattern_fault(schema["pattern"])):
-        yield FieldError.invalid(f"{path}.pattern", schema["pattern"], why)
-    if not _has_shape(schema):
-        yield FieldError.required(f"{path}.type", "must not be empty for specified object fields")
+
+
+def _parts(schema: Mapping[str, Any], path: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     for name, below in schema.get("properties", {}).items():
-        yield from _schema_faults(below, f"{path}.properties[{name}]")
+        yield below, f"{path}.properties[{name}]"
     for field in ("items", "additionalProperties"):
         if isinstance(schema.get(field), Mapping):
-            yield from _schema_faults(schema[field], f"{path}.{field}")
+            yield schema[field], f"{path}.{field}"
+
+
+def _options(schema: Mapping[str, Any], path: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    for field in ("allOf", "anyOf", "oneOf"):
+        for index, option in enumerate(schema.get(field, ())):
+            yield option, f"{path}.{field}[{index}]"
+    if "not" in schema:
+        yield schema["not"], f"{path}.not"
 
 
 def _has_shape(schema: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from latticeforge_operator.devcluster import server as server_module
 from latticeforge_operator.devcluster.server import Server, serve, write_kubeconfig
 from latticeforge_operator.devcluster.store import ResourceKey, Store
 
@@ -140,10 +142,16 @@ async def test_one_must_say_which_container(server: Server) -> None:
     await other.aclose()
 
 
-async def test_closing_ends_open_watches(session: aiohttp.ClientSession, server: Server) -> None:
-    async with session.get("api/v1/pods?watch=true") as response:
+async def test_closing_does_not_wait_for_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_SHUTDOWN_SECONDS", 60)
+    server = await serve(Store())
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{server.credential_url}/api/v1/namespaces?watch=true") as response,
+    ):
         assert b"ADDED" in await response.content.readline()
-        await server.aclose()
+        async with asyncio.timeout(10):
+            await server.aclose()
         with pytest.raises(aiohttp.ClientError):
             await response.content.read()
 
