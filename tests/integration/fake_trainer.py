@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 from tests.unit.core.builders import result_of
 
-from latticeforge_operator.cluster.names import STEP_ANNOTATION
+from latticeforge_operator.cluster.names import STEP_LABEL
 from latticeforge_operator.devcluster.controllers.objects import (
     CONFIG_MAPS,
-    JOBS,
     PODS,
     find,
     is_deleted,
@@ -48,11 +47,15 @@ class FakeKubelet:
     Attributes:
         fates: what the next pods of a step do; those that follow succeed.
         started: the step of every pod that was started.
+        lingering: steps whose pods take their time to end when they are deleted.
+        overlaps: steps that were started while an earlier pod of theirs still ran.
     """
 
     def __init__(self, store: Store) -> None:
         self.fates: dict[str, deque[Fate]] = defaultdict(deque)
         self.started: list[str] = []
+        self.lingering: set[str] = set()
+        self.overlaps: list[str] = []
         self._store = store
         self._taken: set[str] = set()
 
@@ -63,18 +66,28 @@ class FakeKubelet:
             if pod is None or is_finished(pod):
                 continue
             if is_deleted(pod):
-                self._end(pod, ExitCode.INTERRUPTED, StepState.INTERRUPTED)
-                with suppress(KeyError):
-                    self._store.delete(PODS, *key_of(pod), grace_period_seconds=0)
+                if self._step(pod) not in self.lingering:
+                    self._stop(pod)
             elif pod["metadata"]["uid"] not in self._taken:
                 self._taken.add(pod["metadata"]["uid"])
                 self._start(pod)
 
+    def let_go(self) -> None:
+        """End the pods that lingered."""
+        self.lingering.clear()
+        for pod in self._store.list(PODS):
+            if is_deleted(pod) and not is_finished(pod):
+                self._stop(pod)
+
+    def _stop(self, pod: dict[str, Any]) -> None:
+        self._end(pod, ExitCode.INTERRUPTED, StepState.INTERRUPTED)
+        self._store.delete(PODS, *key_of(pod), grace_period_seconds=0)
+
     def _step(self, pod: dict[str, Any]) -> str:
-        namespace, _ = key_of(pod)
-        owner = pod["metadata"]["ownerReferences"][0]["name"]
-        job = self._store.get(JOBS, namespace, owner)
-        return str(job["metadata"]["annotations"][STEP_ANNOTATION])
+        return str(pod["metadata"]["labels"][STEP_LABEL]).replace(".", "/")
+
+    def _runs(self, pod: dict[str, Any]) -> bool:
+        return pod["metadata"]["uid"] in self._taken and not is_finished(pod)
 
     def _start(self, pod: dict[str, Any]) -> None:
         self._store.merge_patch(PODS, *key_of(pod), {"spec": {"nodeName": "fake"}})
@@ -87,6 +100,9 @@ class FakeKubelet:
         self._set(pod, "Running", running, conditions=[scheduled])
         step = self._step(pod)
         self.started.append(step)
+        others = [other for other in self._store.list(PODS) if self._runs(other)]
+        if any(self._step(other) == step for other in others if key_of(other) != key_of(pod)):
+            self.overlaps.append(step)
         waiting = self.fates[step]
         fate = waiting.popleft() if waiting else Fate()
         if fate.code != HELD:
