@@ -81,7 +81,8 @@ class FakeKubelet:
 
     def _stop(self, pod: dict[str, Any]) -> None:
         self._end(pod, ExitCode.INTERRUPTED, StepState.INTERRUPTED)
-        self._store.delete(PODS, *key_of(pod), grace_period_seconds=0)
+        if find(self._store, PODS, *key_of(pod)):  # its end may have removed it already
+            self._store.delete(PODS, *key_of(pod), grace_period_seconds=0)
 
     def _step(self, pod: dict[str, Any]) -> str:
         return str(pod["metadata"]["labels"][STEP_LABEL]).replace(".", "/")
