@@ -15,6 +15,8 @@ from latticeforge_operator.cli.stackview import StackView
 from latticeforge_operator.cli.view import render
 
 _NOTES_KEPT = 3
+_LOG_WIDTH = 100
+"""Columns of tables where there is no terminal to measure."""
 
 
 class Display(Protocol):
@@ -76,6 +78,12 @@ class LiveDisplay:
         else:
             picture = render(self._view, datetime.now(UTC), notes=self._notes)
             self._live.update(picture, refresh=True)
+
+
+def open_console() -> Console:
+    """Standard output, with room for a score table even in a log file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_LOG_WIDTH)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from latticeforge_operator.cli import wording
 from latticeforge_operator.cli.access import Access
-from latticeforge_operator.cli.display import open_display
+from latticeforge_operator.cli.display import open_console, open_display
 from latticeforge_operator.cli.follow import follow, read_stack
 from latticeforge_operator.cli.outcome import exit_code
 from latticeforge_operator.cli.provision import TRAININGS
@@ -27,7 +27,7 @@ def show_status(name: str | None, namespace: str | None) -> None:
     Raises:
         CommandError: There is no cluster, or no such stack.
     """
-    asyncio.run(_show_status(Console(), name, namespace))
+    asyncio.run(_show_status(open_console(), name, namespace))
 
 
 def watch_stack(name: str, namespace: str | None) -> int:
@@ -36,7 +36,7 @@ def watch_stack(name: str, namespace: str | None) -> int:
     Raises:
         CommandError: There is no cluster, or no such stack.
     """
-    return asyncio.run(_watch(Console(), name, namespace))
+    return asyncio.run(_watch(open_console(), name, namespace))
 
 
 async def _show_status(console: Console, name: str | None, namespace: str | None) -> None:

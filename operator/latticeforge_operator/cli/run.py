@@ -19,7 +19,7 @@ from rich.console import Console
 from latticeforge_operator.api.status import Phase
 from latticeforge_operator.cli import machine, provision
 from latticeforge_operator.cli.access import Access
-from latticeforge_operator.cli.display import Display, open_display
+from latticeforge_operator.cli.display import Display, open_console, open_display
 from latticeforge_operator.cli.errors import CommandError
 from latticeforge_operator.cli.follow import read_stack
 from latticeforge_operator.cli.local import LocalCluster, apply_all, local_cluster
@@ -47,7 +47,7 @@ def run_stack(path: Path, workdir: Path, namespace: str | None) -> int:
     folder = workdir.resolve()
     state = folder / ".latticeforge"
     state.mkdir(parents=True, exist_ok=True)
-    run = _Run(file, folder, Console())
+    run = _Run(file, folder, open_console())
     code = asyncio.run(run.main(state))
     if code == EXIT_INTERRUPTED:
         again = shlex.join(["latticeforge", "run", str(path), "--workdir", str(workdir)])
@@ -94,7 +94,7 @@ class _Run:
                 view = await self._follow(self._local, display)
                 # Read before the cluster, and the logs with it, are gone.
                 end = await tell_end(self._local.access, self._file.training.namespace, view)
-        self.console.print(end)
+        self.console.print(end, crop=False)
         return EXIT_INTERRUPTED if self._interrupts and not _ended(view) else exit_code(view)
 
     def _interrupt(self, main: asyncio.Task[object] | None) -> None:
