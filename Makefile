@@ -57,7 +57,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo 'installing into .venv (about a minute)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'pip>=25.1' uv torch
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(EVERYTHING) \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(EVERYTHING) \
 		|| $(BIN)/python -m pip install --quiet $(EVERYTHING)
 	@touch $@
 
