@@ -169,7 +169,10 @@ class Client:
             return None
         if response.status >= 400:
             raise _converted(method, path, response.status, content)
-        answer: dict[str, Any] = json.loads(content)
+        try:
+            answer: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise Unavailable(f"{method} {path}: the answer is no JSON: {error}") from error
         return answer
 
 

@@ -254,7 +254,7 @@ def progress_of(obj: dict[str, Any]) -> tuple[tuple[str, str], Progress] | None:
         return None
     try:
         report = Progress.model_validate_json(text)
-        datetime.fromisoformat(report.updated_at)
+        zone = datetime.fromisoformat(report.updated_at).tzinfo
     except ValueError:
         return None  # written by another version of the trainer; the Job's end still counts
-    return ((step, digest), report) if report.digest == digest else None
+    return ((step, digest), report) if report.digest == digest and zone is not None else None

@@ -1,0 +1,326 @@
+"""The objects of one attempt: valid, restricted, owned, and no more than it needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from tests.unit.core.builders import pool, spec, stack, stage
+from tests.unit.core.simulation import Cluster, Operator
+
+from latticeforge_operator.api import GPUPool, StackedTraining
+from latticeforge_operator.cluster.manifests import merged, objects
+from latticeforge_operator.cluster.mirror import job_view
+from latticeforge_operator.cluster.names import TRAINING_LABEL, UID_LABEL
+from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.core.values import Launch
+
+SETTINGS = Settings(trainer_image="trainer:1")
+SECRET = {"name": "hf-token", "key": "HF_TOKEN"}
+POOL_WITH_EXTRAS = pool(
+    nodeSelector={"gpu": "h200"},
+    tolerations=[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    podTemplate={
+        "metadata": {"labels": {"team": "research"}},
+        "spec": {
+            "runtimeClassName": "nvidia",
+            "containers": [
+                {
+                    "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
+                    "resources": {"limits": {"rdma/ib": "1"}},
+                },
+                {"name": "sidecar", "image": "metrics:1"},
+            ],
+            "volumes": [{"name": "models", "emptyDir": {}}],
+        },
+    },
+)
+STACKS = {
+    "plain": (spec(), pool()),
+    "dots": (spec(storage={"size": "1Ti", "storageClassName": "fast"}), pool()),
+    "nodes": (spec(compute={"gpus": 16, "queue": "research"}), pool()),
+    "token": (spec(publish={"repository": "owner/x", "tokenSecret": SECRET}), pool()),
+    "cpu": (spec(), pool(accelerator="CPU", gpusPerNode=0, pricePerGPUHour="0")),
+    "extras": (spec(budget={"limit": "100"}), POOL_WITH_EXTRAS),
+    "gated": (spec(stage("s" * 40, evaluate=[{"suite": "json", "minimum": "0.5"}])), pool()),
+}
+NAMES = {"dots": "7b.math-" + "x" * 55}
+
+
+def attempts(case: str) -> tuple[StackedTraining, list[Launch]]:
+    """Every launch of a stack that runs to its end."""
+    fields, gpus = STACKS[case]
+    return run(fields, gpus, NAMES.get(case, "elle"))
+
+
+def run(fields: dict[str, Any], gpus: GPUPool, name: str) -> tuple[StackedTraining, list[Launch]]:
+    operator = Operator(stack(fields, name=name), Cluster(pools=(gpus,)))
+    operator.look()
+    operator.step()
+    operator.run()
+    return operator.training, list(operator.cluster.launches.values())
+
+
+def made(case: str) -> list[tuple[Launch, dict[str, dict[str, Any]]]]:
+    """The launches with their objects by kind; the two ConfigMaps under their purpose."""
+    training, launches = attempts(case)
+    return [(launch, by_kind(objects(training, launch, SETTINGS))) for launch in launches]
+
+
+def by_kind(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        m["kind"] + ("/config" if m["kind"] == "ConfigMap" and "data" in m else ""): m
+        for m in manifests
+    }
+
+
+def pod_spec(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    spec_: dict[str, Any] = found["Job"]["spec"]["template"]["spec"]
+    return spec_
+
+
+CASES = pytest.mark.parametrize("case", STACKS)
+
+
+@CASES
+def test_every_object_is_valid(case: str) -> None:
+    for _, found in made(case):
+        for manifest in found.values():
+            kubernetes_validate.validate(manifest, "1.37", strict=True)
+
+
+@CASES
+def test_every_object_is_owned_and_labelled(case: str) -> None:
+    training, _ = attempts(case)
+    for _, found in made(case):
+        for manifest in found.values():
+            meta = manifest["metadata"]
+            assert meta["ownerReferences"] == [
+                {
+                    "apiVersion": "latticeforge.dev/v1alpha1",
+                    "kind": "StackedTraining",
+                    "name": training.name,
+                    "uid": training.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ]
+            assert meta["namespace"] == "default"
+            labels = [meta["labels"]]
+            if manifest["kind"] == "Job":
+                labels.append(manifest["spec"]["template"]["metadata"]["labels"])
+            for found_labels in labels:
+                assert found_labels[TRAINING_LABEL] == training.name
+                assert found_labels[UID_LABEL] == training.uid
+                assert all(len(value) <= 63 for value in found_labels.values())
+
+
+@CASES
+def test_pods_fit_the_restricted_profile(case: str) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, field by field."""
+    for _, found in made(case):
+        spec_ = pod_spec(found)
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec_.keys()
+        volumes = {key for volume in spec_["volumes"] for key in volume if key != "name"}
+        assert volumes <= {"configMap", "persistentVolumeClaim", "emptyDir"}
+        security = spec_["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] != 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"sysctls", "windowsOptions", "seLinuxOptions"} & security.keys()
+        container = spec_["containers"][0]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not any("hostPort" in port for port in container.get("ports", ()))
+        assert "initContainers" not in spec_
+
+
+@CASES
+def test_the_role_is_limited_to_the_steps_own_report(case: str) -> None:
+    for launch, found in made(case):
+        assert found["Role"]["rules"] == [
+            {
+                "apiGroups": [""],
+                "resources": ["configmaps"],
+                "resourceNames": [launch.progress_name],
+                "verbs": ["get", "patch"],
+            }
+        ]
+        assert found["ConfigMap"]["metadata"]["name"] == launch.progress_name
+        assert found["RoleBinding"]["roleRef"]["name"] == launch.progress_name
+        (subject,) = found["RoleBinding"]["subjects"]
+        assert subject["name"] == found["ServiceAccount"]["metadata"]["name"]
+        assert pod_spec(found)["serviceAccountName"] == subject["name"]
+
+
+def test_only_prepare_and_publish_see_the_token_and_only_by_reference() -> None:
+    for launch, found in made("token"):
+        env = {entry["name"]: entry for entry in pod_spec(found)["containers"][0]["env"]}
+        if launch.config.step in {"prepare", "publish"}:
+            assert env["HF_TOKEN"] == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": SECRET}}
+        else:
+            assert "hf-token" not in json.dumps(found)
+
+
+@CASES
+def test_no_token_unless_one_is_named(case: str) -> None:
+    if case != "token":
+        assert all("secretKeyRef" not in json.dumps(found) for _, found in made(case))
+
+
+@CASES
+def test_a_service_only_where_pods_must_find_each_other(case: str) -> None:
+    for launch, found in made(case):
+        assert ("Service" in found) == (launch.placement.pods > 1)
+        assert ("subdomain" in pod_spec(found)) == (launch.placement.pods > 1)
+    several = [found for launch, found in made(case) if launch.placement.pods > 1]
+    assert bool(several) == (case == "nodes")
+
+
+def test_several_pods_meet_at_the_first() -> None:
+    launch, found = next((x, f) for x, f in made("nodes") if x.config.step == "train")
+    service, job = found["Service"], found["Job"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": launch.job}
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", service["metadata"]["name"])
+    spec_ = pod_spec(found)
+    env = {entry["name"]: entry.get("value") for entry in spec_["containers"][0]["env"]}
+    assert spec_["subdomain"] == launch.job
+    assert env["MASTER_ADDR"] == f"{launch.job}-0.{launch.job}"
+    assert (job["spec"]["completions"], job["spec"]["parallelism"]) == (2, 2)
+    assert spec_["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+
+
+@CASES
+def test_jobs_are_indexed_and_never_retry_by_themselves(case: str) -> None:
+    for launch, found in made(case):
+        job = found["Job"]["spec"]
+        assert job["completionMode"] == "Indexed"
+        assert job["backoffLimit"] == 0
+        assert job["podReplacementPolicy"] == "Failed"
+        assert [rule["action"] for rule in job["podFailurePolicy"]["rules"]] == ["Ignore"]
+        assert pod_spec(found)["restartPolicy"] == "Never"
+        assert job.get("activeDeadlineSeconds") == launch.deadline_seconds
+        assert "suspend" not in job  # Kueue's and the user's, not an apply's
+        host = f"{launch.job}-{launch.placement.pods - 1}"
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", host)
+
+
+def test_the_budget_bounds_what_costs_money() -> None:
+    deadlines = {
+        launch.step: found["Job"]["spec"].get("activeDeadlineSeconds")
+        for launch, found in made("extras")
+    }
+    assert {step for step, seconds in deadlines.items() if seconds} == {"math/train", "cic/train"}
+
+
+def test_training_has_time_to_write_a_checkpoint() -> None:
+    grace = {
+        launch.config.step: pod_spec(found)["terminationGracePeriodSeconds"]
+        for launch, found in made("gated")
+    }
+    assert grace.pop("train") == 300
+    assert set(grace.values()) == {30}
+
+
+def test_the_pools_extras_reach_gpu_pods_alone() -> None:
+    for launch, found in made("extras"):
+        template = found["Job"]["spec"]["template"]
+        spec_ = template["spec"]
+        if not launch.placement.on_pool:
+            assert not {"runtimeClassName", "nodeSelector", "tolerations"} & spec_.keys()
+            assert len(spec_["containers"]) == 1
+            continue
+        assert template["metadata"]["labels"]["team"] == "research"
+        assert spec_["runtimeClassName"] == "nvidia"
+        assert spec_["nodeSelector"] == {"gpu": "h200"}
+        (toleration,) = spec_["tolerations"]
+        assert toleration["effect"] == "NoSchedule"
+        trainer, sidecar = spec_["containers"]
+        assert sidecar["name"] == "sidecar"
+        assert trainer["resources"]["limits"] == {"nvidia.com/gpu": "1", "rdma/ib": "1"}
+        assert {"name": "NCCL_DEBUG", "value": "WARN"} in trainer["env"]
+        assert trainer["env"][0]["name"] == "HOME"
+        assert "models" in [volume["name"] for volume in spec_["volumes"]]
+        assert trainer["image"] == "trainer:1"
+
+
+def test_a_queue_is_a_label_of_the_jobs_it_admits() -> None:
+    label = "kueue.x-k8s.io/queue-name"
+    queues = {x.config.step: f["Job"]["metadata"]["labels"].get(label) for x, f in made("nodes")}
+    assert queues == {"prepare": None, "train": "research", "merge": None, "publish": None}
+
+
+def test_the_volume_of_a_stack_is_the_same_for_every_step() -> None:
+    fields = spec(storage={"size": "1Ti"}, compute={"gpus": 16})
+    training, launches = run(fields, pool(), "elle")
+    claims = [
+        by_kind(objects(training, launch, SETTINGS))["PersistentVolumeClaim"]["spec"]
+        for launch in launches
+    ]
+    assert claims == [claims[0]] * len(launches)
+    assert claims[0]["accessModes"] == ["ReadWriteMany"]
+    single = made("dots")[0][1]["PersistentVolumeClaim"]["spec"]
+    assert (single["accessModes"], single["storageClassName"]) == (["ReadWriteOnce"], "fast")
+
+
+def test_a_named_claim_is_used_and_not_made() -> None:
+    _, found = made("plain")[0]
+    assert "PersistentVolumeClaim" not in found
+    store = next(v for v in pod_spec(found)["volumes"] if v["name"] == "store")
+    assert store["persistentVolumeClaim"] == {"claimName": "store"}
+
+
+@CASES
+def test_the_config_is_what_was_decided_and_the_job_says_whose_attempt_it_is(case: str) -> None:
+    for launch, found in made(case):
+        assert json.loads(found["ConfigMap/config"]["data"]["step.json"]) == launch.config.to_json()
+        job = found["Job"] | {
+            "metadata": found["Job"]["metadata"] | {"creationTimestamp": "2026-01-01T00:00:00Z"}
+        }
+        view = job_view(job)
+        assert (view.name, view.step, view.digest) == (launch.job, launch.step, launch.digest)
+        assert view.attempt == launch.attempt
+
+
+def test_settings_reach_the_trainer() -> None:
+    training, launches = attempts("plain")
+    settings = Settings("image:2", progress_interval="1", hub_endpoint="http://hub")
+    found = by_kind(objects(training, launches[0], settings))
+    env = {e["name"]: e.get("value") for e in pod_spec(found)["containers"][0]["env"]}
+    assert env["LATTICEFORGE_PROGRESS"] == f"default/{launches[0].progress_name}"
+    assert (env["LATTICEFORGE_PROGRESS_INTERVAL"], env["HF_ENDPOINT"]) == ("1", "http://hub")
+    plain = pod_spec(by_kind(objects(training, launches[0], SETTINGS)))["containers"][0]["env"]
+    assert "HF_ENDPOINT" not in {entry["name"] for entry in plain}
+
+
+@pytest.mark.parametrize(
+    ("base", "overlay", "result"),
+    [
+        ({"a": 1}, {}, {"a": 1}),
+        ({"a": 1}, {"a": 2, "b": 3}, {"a": 2, "b": 3}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
+        ({"a": [1]}, {"a": [2]}, {"a": [1, 2]}),
+        (
+            {"containers": [{"name": "trainer", "env": [1]}]},
+            {"containers": [{"env": [2]}, {"name": "more"}]},
+            {"containers": [{"name": "trainer", "env": [1, 2]}, {"name": "more"}]},
+        ),
+        (
+            {"containers": [{"name": "trainer"}]},
+            {"containers": []},
+            {"containers": [{"name": "trainer"}]},
+        ),
+    ],
+)
+def test_merged(base: Any, overlay: Any, result: Any) -> None:
+    before = json.dumps([base, overlay])
+    assert merged(base, overlay) == result
+    assert json.dumps([base, overlay]) == before

@@ -1,0 +1,245 @@
+"""Events in, decisions carried out: against a client that only remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from pydantic import ValidationError
+from tests.unit.core.builders import START, spec, stage
+
+from latticeforge_operator.api import StackedTrainingSpec
+from latticeforge_operator.cluster.client import Client, Refused, Resource, Unavailable
+from latticeforge_operator.cluster.mirror import Mirror
+from latticeforge_operator.cluster.reconciler import Reconciler, sentence
+from latticeforge_operator.cluster.settings import Settings
+
+KEY = ("default", "elle")
+POOL = {"metadata": {"name": "h200"}, "spec": {"accelerator": "H200"}}
+
+
+class FakeClient:
+    """An API server that takes everything, unless told to fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.fails: dict[str, Exception] = {}
+        self.version = 100
+
+    def _call(self, what: str) -> None:
+        self.calls.append(what)
+        if error := self.fails.get(what):
+            raise error
+
+    async def apply(self, manifest: dict[str, Any], subresource: str = "") -> dict[str, Any]:
+        kind, meta = manifest["kind"], manifest["metadata"]
+        self._call(f"apply {kind}{subresource and f'/{subresource}'}")
+        self.version += 1
+        known = self.objects.get((kind, meta["name"]), {})
+        now = START.strftime("%Y-%m-%dT%H:%M:%SZ")
+        made = {"resourceVersion": str(self.version), "creationTimestamp": now}
+        answer = {**known, **manifest, "metadata": {**known.get("metadata", {}), **meta, **made}}
+        self.objects[kind, meta["name"]] = answer
+        return answer
+
+    async def delete(self, resource: Resource, *_: str) -> None:
+        self._call(f"delete {resource.plural}")
+
+    async def create(self, resource: Resource, _: str, manifest: dict[str, Any]) -> None:
+        self._call(f"create {resource.plural} {manifest['reason']}")
+
+    async def list_all(self, *_: object) -> list[dict[str, Any]]:
+        self._call("list")
+        return []
+
+
+class World:
+    def __init__(self, fields: dict[str, Any] | None = None) -> None:
+        self.client, self.mirror, self.now = FakeClient(), Mirror(), START
+        self.reconciler = Reconciler(
+            cast("Client", self.client), self.mirror, Settings(), now=lambda: self.now
+        )
+        self.mirror.put("GPUPool", POOL)
+        self.put(fields or spec())
+
+    def put(self, fields: dict[str, Any], generation: int = 1) -> None:
+        self.client.version += 1
+        meta = {
+            "name": "elle",
+            "namespace": "default",
+            "uid": "uid-1",
+            "generation": generation,
+            "resourceVersion": str(self.client.version),
+        }
+        known = self.client.objects.get(("StackedTraining", "elle"), {})
+        obj = {**known, "kind": "StackedTraining", "metadata": meta, "spec": fields}
+        self.client.objects["StackedTraining", "elle"] = obj
+        self.mirror.put("StackedTraining", obj)
+
+    async def passes(self) -> datetime | None:
+        self.client.calls.clear()
+        return await self.reconciler.pass_over(KEY)
+
+    def lose_the_job(self) -> None:
+        job = next(obj for (kind, _), obj in self.client.objects.items() if kind == "Job")
+        self.mirror.remove("Job", job)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        obj = self.mirror.training(KEY) or {}
+        found: dict[str, Any] = obj.get("status") or {}
+        return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # a task of the reconciler decides
+            await asyncio.sleep(0)
+
+
+async def test_objects_then_status_then_events() -> None:
+    world = World()
+    await world.passes()
+    assert world.client.calls == [
+        "apply ServiceAccount",
+        "apply Role",
+        "apply RoleBinding",
+        "apply ConfigMap",
+        "apply ConfigMap",
+        "apply Job",
+        "apply StackedTraining/status",
+        "create events StepStarted",
+    ]
+    assert world.status["phase"] == "Running"
+
+
+async def test_nothing_is_written_when_nothing_differs() -> None:
+    world = World()
+    await world.passes()
+    await world.passes()  # what was just written is known without a watch's help
+    assert world.client.calls == ["apply StackedTraining/status"]  # its pod is starting now
+    await world.passes()
+    assert world.client.calls == []
+
+
+async def test_what_the_cluster_refuses_becomes_the_message_and_is_not_recorded() -> None:
+    world = World()
+    world.client.fails["apply Job"] = Refused("quota")
+    await world.passes()
+    assert world.status["message"] == "the cluster refused an object of this stack: quota"
+    assert "steps" not in world.status
+    assert "create events StepStarted" not in world.client.calls
+    before = world.status
+    await world.passes()
+    assert world.status == before
+    del world.client.fails["apply Job"]
+    await world.passes()
+    assert world.status["phase"] == "Running"
+
+
+async def test_an_unavailable_cluster_is_tried_again_later() -> None:
+    world = World()
+    world.client.fails["apply Job"] = Unavailable("busy")
+    with pytest.raises(Unavailable):
+        await world.passes()
+    assert "apply StackedTraining/status" not in world.client.calls
+
+
+async def test_a_lost_event_stops_nothing() -> None:
+    world = World()
+    world.client.fails["create events StepStarted"] = Unavailable("busy")
+    await world.passes()
+    assert world.status["phase"] == "Running"
+
+
+async def test_a_spec_that_cannot_be_read_is_a_condition_and_ends_what_runs() -> None:
+    world = World()
+    await world.passes()
+    world.put(spec(stage("a"), stage("a")), generation=2)
+    await world.passes()
+    assert world.client.calls[0] == "delete jobs"
+    assert world.status["phase"] == "Failed"
+    assert world.status["message"].startswith("spec: two stages are named a")
+    world.now += timedelta(seconds=5)
+    world.lose_the_job()
+    await world.passes()
+    assert world.client.calls == []
+
+
+async def test_a_restart_asks_the_api_server_first() -> None:
+    world = World()
+    await world.passes()
+    world.lose_the_job()
+    await world.passes()
+    assert world.client.calls[:2] == ["list", "list"]
+    assert world.client.calls[-3:] == [
+        "apply StackedTraining/status",
+        "create events Vanished",
+        "create events StepStarted",
+    ]
+
+
+async def test_what_is_gone_or_going_is_let_be() -> None:
+    world = World()
+    obj = world.mirror.training(KEY)
+    assert obj is not None
+    going = {
+        **obj,
+        "metadata": {**obj["metadata"], "deletionTimestamp": "now", "resourceVersion": "999"},
+    }
+    world.mirror.put("StackedTraining", going)
+    assert await world.passes() is None
+    world.mirror.remove("StackedTraining", going)
+    assert await world.passes() is None
+    assert world.client.calls == []
+
+
+async def test_many_wakes_are_one_pass_and_failures_are_repeated() -> None:
+    world = World()
+    world.client.fails["apply ServiceAccount"] = ValueError("a defect")
+    for _ in range(5):
+        world.reconciler.wake(KEY)
+    await until(lambda: not world.reconciler._tasks)
+    assert world.client.calls == ["apply ServiceAccount"]
+    assert KEY in world.reconciler._timers
+    world.client.fails["apply ServiceAccount"] = Unavailable("busy")
+    world.reconciler.wake(KEY)
+    await until(lambda: not world.reconciler._tasks)
+    assert world.reconciler._failures[KEY] == 1
+    world.client.fails.clear()
+    world.reconciler.wake(KEY)
+    await until(lambda: not world.reconciler._tasks)
+    assert KEY not in world.reconciler._failures
+    await world.reconciler.aclose()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "spec.base: Field required"),
+        (
+            spec(stage("a"), stage("a")),
+            "spec: two stages are named a; every stage needs its own name",
+        ),
+        (
+            spec(stage("a", hyperparameters={"learningRate": "fast"})),
+            (
+                "spec.stages.0.hyperparameters.learningRate: 'fast': must be a non-negative number "
+                'in quotes, such as "2e-6"'
+            ),
+        ),
+        (spec(wrong=1), "spec.wrong: Extra inputs are not permitted"),
+    ],
+)
+def test_one_sentence_says_where_and_what(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        StackedTrainingSpec.model_validate(fields)
+    assert sentence(error.value) == told
+
+
+def test_other_errors_speak_for_themselves() -> None:
+    assert sentence(ValueError("metadata.name is too long")) == "metadata.name is too long"
