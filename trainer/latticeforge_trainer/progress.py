@@ -88,9 +88,14 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 
 
 def sink_from_environment() -> Sink:
-    """A ConfigMap sink if `LATTICEFORGE_PROGRESS` names one as `namespace/name`, else the log."""
+    """A ConfigMap sink if `LATTICEFORGE_PROGRESS` names one as `namespace/name`, else the log.
+
+    Of processes that train together, only the first reports: torchrun numbers them in `RANK`, an
+    Indexed Job its pods in `JOB_COMPLETION_INDEX`.
+    """
     target = os.environ.get("LATTICEFORGE_PROGRESS")
-    if not target:
+    index = os.environ.get("RANK", os.environ.get("JOB_COMPLETION_INDEX", "0"))
+    if not target or index != "0":
         return LogSink()
     namespace, _, name = target.partition("/")
     return ConfigMapSink(namespace, name)
