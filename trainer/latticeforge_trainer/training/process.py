@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import signal
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType, TracebackType
@@ -60,6 +61,8 @@ def settle_environment(processes: int) -> None:
     # spinning and at 200 without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Libraries deprecate what other libraries call: nothing that whoever reads the log can act on.
+    warnings.simplefilter("ignore", FutureWarning)
     # bitsandbytes looks for GPU kernels on the Hub and logs an error when there is no network.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     keep_freed_memory()
