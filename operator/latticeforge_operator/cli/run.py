@@ -41,9 +41,10 @@ def run_stack(path: Path, workdir: Path, namespace: str | None) -> int:
         namespace: Overrules the namespace in the file.
 
     Raises:
-        CommandError: The file is not valid, or the folder is in use.
+        CommandError: The file is not valid, its token is not set, or the folder is in use.
     """
     file = load_stack(path, namespace)
+    _require_token(file)
     folder = workdir.resolve()
     state = folder / ".latticeforge"
     state.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,15 @@ def run_stack(path: Path, workdir: Path, namespace: str | None) -> int:
         again = shlex.join(["latticeforge", "run", str(path), "--workdir", str(workdir)])
         run.console.print(f"To continue: {again}", highlight=False, soft_wrap=True)
     return code
+
+
+def _require_token(file: StackFile) -> None:
+    key = provision.token_key(file.training)
+    if key is not None and not os.environ.get("HF_TOKEN"):
+        raise CommandError(
+            f"spec.publish.tokenSecret names the Secret {key[0]}, which is made from the "
+            "environment variable HF_TOKEN, and that is not set; export HF_TOKEN=hf_… first"
+        )
 
 
 class _Run:
@@ -106,19 +116,10 @@ class _Run:
             main.cancel()
 
     async def _apply(self, access: Access) -> None:
-        self._require_token()
         name = self._file.training.spec.compute.pool or machine.POOL_NAME
         pool = machine.local_pool(machine.gpu_names(), machine.host_memory_bytes(), name)
         await apply_all(access, provision.surroundings(self._file, self._folder, pool, os.environ))
         await access.apply(self._path, self._manifest)
-
-    def _require_token(self) -> None:
-        key = provision.token_key(self._file.training)
-        if key is not None and not os.environ.get("HF_TOKEN"):
-            raise CommandError(
-                f"spec.publish.tokenSecret names the Secret {key[0]}, which is made from the "
-                "environment variable HF_TOKEN, and that is not set; export HF_TOKEN=hf_… first"
-            )
 
     async def _follow(self, local: LocalCluster, display: Display) -> StackView:
         """Show the stack until it ends, or until it is suspended after an interrupt."""
