@@ -70,8 +70,12 @@ class Attempt(StatusModel):
     """How it ended: Done, Interrupted, Preempted, Failed, …; empty while it runs."""
     reason: str | None = None
     """Why it ended, in one sentence."""
+    remedy: str | None = None
+    """What followed."""
     counted: bool = False
     """Whether it counts against `failure.maxRestarts`."""
+    nodes: list[str] = Field(default_factory=list)
+    """Where it stood still; other nodes are preferred from then on."""
     pods: dict[str, float] = Field(default_factory=dict)
     """Seconds that each of its pods held its GPUs, from scheduled to gone."""
     gpus_per_pod: int = 0
@@ -228,3 +232,5 @@ class TrainingStatus(StatusModel):
     """When the first step was started."""
     finished_at: str | None = None
     """When the stack ended."""
+    volume_removed_at: str | None = None
+    """When `ttlAfterFinished` had the stack's own volume removed."""

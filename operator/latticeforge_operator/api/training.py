@@ -340,6 +340,11 @@ class Failure(APIModel):
     """A train step whose progress stands still this long is restarted."""
 
 
+UNPUBLISHED = (
+    "ttlAfterFinished would remove the only copy of the model; set publish, or storage.claimName"
+)
+
+
 class StackedTrainingSpec(APIModel):
     """What to train, on what, for how much, and where the result goes."""
 
@@ -358,6 +363,10 @@ class StackedTrainingSpec(APIModel):
                 "self.stages[i].method != 'Full' || "
                 "self.stages[i + 1].handoff != 'ContinueAdapter')",
                 "ContinueAdapter after a Full stage, which leaves no adapter; use handoff Merge",
+            ),
+            rule(
+                "!has(self.ttlAfterFinished) || has(self.publish) || has(self.storage.claimName)",
+                UNPUBLISHED,
             ),
         )
     )
@@ -381,7 +390,8 @@ class StackedTrainingSpec(APIModel):
     failure: Failure = Field(default_factory=Failure)
     """What happens when a step fails."""
     ttl_after_finished: Duration | None = None
-    """How long pods and volumes of a finished stack are kept; left out: until it is deleted."""
+    """How long Jobs, pods and the volume of `storage.size` outlive the end; left out: until the
+    stack is deleted. The record in `status` stays."""
 
     @model_validator(mode="after")
     def _stack_fits(self) -> Self:
@@ -395,6 +405,8 @@ class StackedTrainingSpec(APIModel):
             if stage.handoff is Handoff.CONTINUE_ADAPTER:
                 _check_continuation(before, stage)
         self._check_published_adapter()
+        if self.ttl_after_finished and self.publish is None and self.storage.size is not None:
+            raise ValueError(UNPUBLISHED)
         return self
 
     def _check_published_adapter(self) -> None:

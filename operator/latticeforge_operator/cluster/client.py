@@ -58,11 +58,12 @@ JOBS = Resource("batch/v1", "jobs")
 PODS = Resource("v1", "pods")
 CONFIG_MAPS = Resource("v1", "configmaps")
 EVENTS = Resource("v1", "events")
+CLAIMS = Resource("v1", "persistentvolumeclaims")
 
 BY_KIND = {
     "ConfigMap": CONFIG_MAPS,
     "Job": JOBS,
-    "PersistentVolumeClaim": Resource("v1", "persistentvolumeclaims"),
+    "PersistentVolumeClaim": CLAIMS,
     "Role": Resource("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
     "Service": Resource("v1", "services"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from latticeforge_operator.api import StackedTraining
@@ -228,6 +229,8 @@ class _Factory:
             fields["nodeSelector"] = dict(pool.node_selector)
         if pool.tolerations:
             fields["tolerations"] = [toleration.to_json() for toleration in pool.tolerations]
+        if self.launch.avoided_nodes:
+            fields["affinity"] = {"nodeAffinity": _preferring_others(self.launch.avoided_nodes)}
         return fields
 
     def container(self) -> dict[str, Any]:
@@ -274,6 +277,13 @@ class _Factory:
             key = {"name": publish.token_secret.name, "key": publish.token_secret.key}
             env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
         return env
+
+
+def _preferring_others(nodes: Sequence[str]) -> dict[str, Any]:
+    """Node affinity for any other node: preferred, so that the only node is still a node."""
+    other = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(nodes)}
+    term = {"weight": 100, "preference": {"matchExpressions": [other]}}
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [term]}
 
 
 def owner_reference(training: StackedTraining) -> dict[str, Any]:

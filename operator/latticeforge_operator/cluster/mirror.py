@@ -214,6 +214,8 @@ def pod_view(obj: dict[str, Any]) -> PodView:
         disrupted=_holds(obj, "DisruptionTarget"),
         deleting="deletionTimestamp" in meta,
         waiting=_waiting(status, scheduled),
+        ended_because=_ended_because(status),
+        node=obj["spec"].get("nodeName", ""),
     )
 
 
@@ -226,13 +228,27 @@ def _finished_at(status: dict[str, Any]) -> datetime | None:
     return max((time for time in times if time is not None), default=None)
 
 
-def _exit_code(status: dict[str, Any]) -> int | None:
-    """The trainer's exit code; sidecars of a pool's pod template end as they like."""
+def _terminated(status: dict[str, Any]) -> dict[str, Any] | None:
+    """How the trainer ended; sidecars of a pool's pod template end as they like."""
     for container in status.get("containerStatuses") or []:
-        ended = container.get("state", {}).get("terminated")
-        if container["name"] == TRAINER_CONTAINER and ended:
-            return int(ended["exitCode"])
+        if container["name"] == TRAINER_CONTAINER:
+            ended: dict[str, Any] | None = container.get("state", {}).get("terminated")
+            return ended
     return None
+
+
+def _exit_code(status: dict[str, Any]) -> int | None:
+    ended = _terminated(status)
+    return int(ended["exitCode"]) if ended else None
+
+
+def _ended_because(status: dict[str, Any]) -> str:
+    """What the kubelet says of the trainer's end beyond its exit code."""
+    ended = _terminated(status) or {}
+    if ended.get("reason") in {None, "Completed", "Error"}:
+        return ""
+    words = str(ended.get("message") or "").strip().splitlines()
+    return ": ".join([str(ended["reason"]), *words[-1:]])
 
 
 def _waiting(status: dict[str, Any], scheduled: dict[str, Any] | None) -> str:

@@ -17,10 +17,19 @@ from pydantic import ValidationError
 
 from latticeforge_operator.api import API_VERSION, StackedTraining, TrainingStatus
 from latticeforge_operator.cluster import manifests
-from latticeforge_operator.cluster.client import EVENTS, JOBS, PODS, Client, Refused, Unavailable
+from latticeforge_operator.cluster.client import (
+    CLAIMS,
+    EVENTS,
+    JOBS,
+    PODS,
+    Client,
+    Refused,
+    Unavailable,
+)
 from latticeforge_operator.cluster.mirror import Key, Mirror
 from latticeforge_operator.cluster.names import TRAINING_LABEL
 from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.core.launch import store_claim
 from latticeforge_operator.core.reconcile import reconcile, refuse
 from latticeforge_operator.core.values import Decision, Event, Launch
 
@@ -132,6 +141,8 @@ class Reconciler:
         problem = None
         try:
             await self._control_jobs(key[0], decision)
+            if training is not None and decision.delete_volume:
+                await self._client.delete(CLAIMS, key[0], store_claim(training))
             if training is not None and decision.launch is not None:
                 await self._launch(training, decision.launch)
         except Refused as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 
 from latticeforge_operator.api import GPUPool, StackedTraining, TrainingStatus
 from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStatus
@@ -16,7 +17,7 @@ from latticeforge_operator.api.training import Mode, OnExceed, OnGateFailure
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.launch import Launcher
 from latticeforge_operator.core.planning import Placement, PlanError, choose_pool, place
-from latticeforge_operator.core.policies import budget, failure, gate
+from latticeforge_operator.core.policies import budget, failure, gate, remedy, retention
 from latticeforge_operator.core.report import Report, timestamp
 from latticeforge_operator.core.steps import Step
 from latticeforge_operator.core.values import Decision, Event, JobView, Launch, Observed
@@ -62,6 +63,8 @@ def reconcile(
     """
     if status.phase in ENDED and status.observed_generation == training.generation:
         return _ended(training, status, observed, now)
+    if status.volume_removed_at is not None:
+        status = _forgotten(status)
     impossible = next(
         (m for s in training.spec.stages for g in s.evaluate if (m := gate.unreachable(g))), None
     )
@@ -80,14 +83,33 @@ def _ended(
     training: StackedTraining, status: TrainingStatus, observed: Observed, now: datetime
 ) -> Decision:
     """The stack has ended and stays so; what still runs is ended, and billed until it is gone."""
-    delete = tuple(job.name for job in observed.unfinished if not job.deleting)
+    removal = retention.removal_at(status.finished_at, training.spec.ttl_after_finished)
+    remove = removal is not None and now >= removal
+    jobs = observed.jobs if remove else observed.unfinished
+    delete = tuple(job.name for job in jobs if not job.deleting)
+    delete_volume = remove and bool(training.spec.storage.size) and not status.volume_removed_at
+    if delete_volume:
+        status = status.model_copy(update={"volume_removed_at": timestamp(now)})
     try:
         pool = choose_pool(training.spec, observed.pools)
+        report = Report(status, training.generation, now)
+        report.bill(ledger.charge_all(status.steps, observed.pods, pool, now), pool.spec.currency)
+        status = report.status
     except PlanError:
-        return Decision(status=status, delete=delete)
-    report = Report(status, training.generation, now)
-    report.bill(ledger.charge_all(status.steps, observed.pods, pool, now), pool.spec.currency)
-    return Decision(status=report.status, delete=delete)
+        pass  # without its pool nothing has a price; the bill stays as it is
+    return Decision(
+        status=status,
+        delete=delete,
+        delete_volume=delete_volume,
+        wake_at=None if remove else removal,
+    )
+
+
+def _forgotten(status: TrainingStatus) -> TrainingStatus:
+    """A status whose results went with the volume: nothing is done any more, all is still paid."""
+    retired = ledger.total(status.steps, Decimal(status.cost.retired))
+    cost = status.cost.model_copy(update={"retired": str(retired)})
+    return status.model_copy(update={"steps": [], "cost": cost, "volume_removed_at": None})
 
 
 def _unplaced(
@@ -255,20 +277,25 @@ class _Pass:
         last = record.attempts[-1] if record.attempts else None
         if last is not None and last.outcome is None:
             return self._running(step, f"{step.name}: {record.message}")
-        if last is not None and (waits := self._after_failure(step, record, last)):
+        if last is not None and last.job in {job.name for job in self.observed.unfinished}:
+            ending = self._running(step, f"{step.name} is being ended: {last.reason}")
+            return replace(ending, delete=(last.job,))
+        if last is not None and (waits := self._after_failure(step, record, last, placement)):
             return waits
         return self._start(step, record, placement, deadline)
 
-    def _after_failure(self, step: Step, record: StepStatus, last: Attempt) -> Decision | None:
+    def _after_failure(
+        self, step: Step, record: StepStatus, last: Attempt, placement: Placement
+    ) -> Decision | None:
         """Failed for good, or still waiting before the next attempt; None: go on."""
         restarts = sum(attempt.counted for attempt in record.attempts)
         allowed = self.training.spec.failure.max_restarts
-        hopeless = last.counted and last.outcome in failure.NEVER_RETRIED
-        if hopeless or restarts > allowed:
+        why = remedy.hopeless(step.kind, record.attempts, placement.strategy)
+        if why is None and restarts > allowed:
             why = last.reason or last.outcome or ""
+            why = f"{why} (given up after {restarts} failures; failure.maxRestarts: {allowed})"
+        if why is not None:
             self._replace(record, phase=StepPhase.FAILED, message=why)
-            if not hopeless:
-                why = f"{why} (given up after {restarts} failures; failure.maxRestarts: {allowed})"
             return self._end(Phase.FAILED, f"{step.name} failed: {why}", "StepFailed")
         ended = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
         wake = ended + failure.delay(restarts if last.counted else 0)
@@ -287,7 +314,9 @@ class _Pass:
             f"{self.report.spent:.2f} {self.pool.spec.currency}",
         )
         number = max((attempt.number for attempt in record.attempts), default=-1) + 1
-        launch = launcher.launch(step, number, placement, deadline)
+        strategy = remedy.strategy_after(record.attempts, placement.strategy)
+        launch = launcher.launch(step, number, replace(placement, strategy=strategy), deadline)
+        launch = replace(launch, avoided_nodes=remedy.avoided_nodes(record.attempts))
         self._record_launch(record, launch)
         verb = "starts" if number == 0 else f"starts again (attempt {number + 1})"
         self.report.phase(Phase.RUNNING, f"{step.name} {verb}", step.name)

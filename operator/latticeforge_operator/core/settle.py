@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from latticeforge_operator.api.status import Attempt, StepPhase, StepStatus
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.planning import Placement
-from latticeforge_operator.core.policies import failure
+from latticeforge_operator.core.policies import failure, stall
+from latticeforge_operator.core.policies.failure import Outcome
 from latticeforge_operator.core.report import timestamp
 from latticeforge_operator.core.steps import Step
 from latticeforge_operator.core.values import Event, JobView, Observed, PodView
 from latticeforge_trainer.contract import (
     EvaluateResult,
     Progress,
+    StepKind,
     StepResult,
     StepState,
 )
@@ -33,6 +35,7 @@ class Settlement:
         record: What is known of it, charged for its pods.
         observed: The stack's part of the cluster.
         placement: Where it runs.
+        stall_timeout: How long a train step may stand still.
         now: The time.
     """
 
@@ -42,12 +45,14 @@ class Settlement:
         record: StepStatus,
         observed: Observed,
         placement: Placement,
+        *,
+        stall_timeout: timedelta,
         now: datetime,
     ) -> None:
         self.events: list[Event] = []
         self.wake_at: datetime | None = None
         self._step, self._record, self._observed = step, _forgiven(record), observed
-        self._placement, self._now = placement, now
+        self._placement, self._stall_timeout, self._now = placement, stall_timeout, now
         self._progress = observed.progress.get((step.name, step.digest))
         self._jobs = sorted(
             (j for j in observed.jobs if (j.step, j.digest) == (step.name, step.digest)),
@@ -76,11 +81,16 @@ class Settlement:
         attempts = {a.number: a for a in self._record.attempts} | {attempt.number: attempt}
         self._update(attempts=[attempts[number] for number in sorted(attempts)])
 
-    def _close(self, attempt: Attempt, outcome: str, reason: str, *, counted: bool) -> None:
+    def _close(
+        self, attempt: Attempt, outcome: Outcome, reason: str = "", remedy: str = "", *,
+        counted: bool = False, nodes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         closed = {
-            "outcome": outcome,
+            "outcome": outcome.value,
             "reason": reason or None,
+            "remedy": remedy or None,
             "counted": counted,
+            "nodes": list(nodes),
             "ended_at": timestamp(self._now),
         }
         self._put(attempt.model_copy(update=closed))
@@ -92,7 +102,7 @@ class Settlement:
             if attempt.outcome is None and attempt.job not in known:
                 reason = "its Job was deleted"
                 self.events.append(Event("Vanished", f"{self._step.name}: {reason}"))
-                self._close(attempt, "Vanished", reason, counted=False)
+                self._close(attempt, Outcome.VANISHED, reason, "started again")
 
     def _account(self, job: JobView) -> None:
         """Bring the record up to date with one of its Jobs."""
@@ -105,13 +115,13 @@ class Settlement:
         evidence = failure.Evidence(job, pods, self._progress)
         result = self._result()
         if job.succeeded and result is not None:
-            self._close(attempt, "Done", "", counted=False)
+            self._close(attempt, Outcome.DONE)
             self._reported(result)
         elif job.finished and self._may_be_told_more(evidence):
             self._update(phase=StepPhase.RUNNING, message="it has ended; its last report is due")
         elif job.finished:
             self._fail(attempt, evidence)
-        else:
+        elif not self._has_stalled(attempt, evidence):
             self._update(phase=StepPhase.RUNNING, **_running_fields(job, pods, self._progress))
 
     def _attempt(self, job: JobView) -> Attempt:
@@ -168,13 +178,34 @@ class Settlement:
         if evidence.job.succeeded:
             reason = "it ended well but its report was lost; it is asked again"
             self.events.append(Event("Unreported", f"{self._step.name}: {reason}", warning=True))
-            self._close(attempt, "Unreported", reason, counted=True)
+            self._close(attempt, Outcome.UNREPORTED, reason, "asked again", counted=True)
             return
         verdict = failure.classify(evidence)
         self.events.append(
             Event(verdict.outcome, f"{self._step.name}: {verdict.reason}", warning=verdict.counted)
         )
-        self._close(attempt, verdict.outcome, verdict.reason, counted=verdict.counted)
+        self._close(
+            attempt, verdict.outcome, verdict.reason, verdict.remedy, counted=verdict.counted
+        )
+
+    def _has_stalled(self, attempt: Attempt, evidence: failure.Evidence) -> bool:
+        """Close an attempt that stands still; its Job is ended before another begins."""
+        if self._step.kind is not StepKind.TRAIN:
+            return False
+        job, pods = evidence.job, evidence.pods
+        moment = stall.stalls_at(job, pods, self._progress, self._stall_timeout)
+        if moment is None:
+            return False
+        if self._now < moment:
+            self.wake_at = moment
+            return False
+        nodes = sorted({pod.node for pod in pods if pod.active and pod.node})
+        where = f" on {', '.join(nodes)}" if nodes else ""
+        reason = f"nothing moved{where} for {self._stall_timeout}"
+        remedy = "resumes from the last checkpoint, elsewhere if there is room"
+        self.events.append(Event("Stalled", f"{self._step.name}: {reason}", warning=True))
+        self._close(attempt, Outcome.STALLED, reason, remedy, counted=True, nodes=nodes)
+        return True
 
 
 def _forgiven(record: StepStatus) -> StepStatus:

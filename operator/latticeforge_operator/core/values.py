@@ -27,6 +27,9 @@ class PodView:
     deleting: bool = False
     waiting: str = ""
     """Why it does not run yet, in the scheduler's or the kubelet's words."""
+    ended_because: str = ""
+    """What the kubelet says of the trainer's end beyond its exit code: OOMKilled, StartError, …"""
+    node: str = ""
 
     @property
     def active(self) -> bool:
@@ -91,6 +94,8 @@ class Launch:
     """After this long the Job is ended even if the operator is dead."""
     needs_token: bool
     """Whether the step's pod gets the Hub token."""
+    avoided_nodes: tuple[str, ...] = ()
+    """Nodes that other nodes are preferred to."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,10 @@ class Decision:
     resume: tuple[str, ...] = ()
     """Jobs to continue."""
     delete: tuple[str, ...] = ()
-    """Jobs whose step is no longer part of the stack, or that a stack which ended left behind."""
+    """Jobs whose step is no longer part of the stack, which stand still, or that a stack which
+    ended left behind."""
+    delete_volume: bool = False
+    """Whether the stack's own volume goes."""
     events: tuple[Event, ...] = ()
     wake_at: datetime | None = None
     """When to look again even if nothing happens."""

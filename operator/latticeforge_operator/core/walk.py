@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from latticeforge_operator.api import GPUPool, StackedTraining, Stage
+from latticeforge_operator.api.base import parse_duration
 from latticeforge_operator.api.status import StepStatus
 from latticeforge_operator.api.training import OnGateFailure
 from latticeforge_operator.core.planning import place
@@ -47,6 +48,7 @@ class Walk:
         self.wake_at: datetime | None = None
         self._training, self._observed, self._pool, self._now = training, observed, pool, now
         self._known = {record.name: record for record in known}
+        self._stall_timeout = parse_duration(training.spec.failure.stall_timeout)
 
     def run(self) -> Step | None:
         """Settle the steps in order; returns the first that is not done or whose gate holds."""
@@ -70,7 +72,14 @@ class Walk:
         if known.phase in DONE:
             return known
         placement = place(self._training.spec, step.stage, step.kind, self._pool)
-        settlement = Settlement(step, known, self._observed, placement, self._now)
+        settlement = Settlement(
+            step,
+            known,
+            self._observed,
+            placement,
+            stall_timeout=self._stall_timeout,
+            now=self._now,
+        )
         record = settlement.settle(self._found())
         self.events += settlement.events
         self.wake_at = settlement.wake_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import kubernetes_validate
@@ -250,6 +251,20 @@ def test_the_pools_extras_reach_gpu_pods_alone() -> None:
         assert trainer["env"][0]["name"] == "HOME"
         assert "models" in [volume["name"] for volume in spec_["volumes"]]
         assert trainer["image"] == "trainer:1"
+
+
+def test_nodes_where_a_step_stalled_are_the_last_choice() -> None:
+    training, launches = attempts("plain")
+    launch = next(launch for launch in launches if launch.step == "math/train")
+    assert "affinity" not in pod_spec(by_kind(objects(training, launch, SETTINGS)))
+    avoiding = replace(launch, avoided_nodes=("n1",))
+    manifests = objects(training, avoiding, SETTINGS)
+    kubernetes_validate.validate(manifests[-1], "1.37", strict=True)
+    (term,) = pod_spec(by_kind(manifests))["affinity"]["nodeAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    (expression,) = term["preference"]["matchExpressions"]
+    assert (expression["operator"], expression["values"]) == ("NotIn", ["n1"])
 
 
 def test_a_queue_is_a_label_of_the_jobs_it_admits() -> None:

@@ -253,6 +253,29 @@ def test_why_a_pod_waits(obj: dict[str, Any], waiting: str) -> None:
 # --- reports
 
 
+@pytest.mark.parametrize(
+    ("state", "because"),
+    [
+        (ended(0, 1) | {"reason": "Completed"}, ""),
+        (ended(1, 1) | {"reason": "Error", "message": "Traceback"}, ""),
+        (ended(137, 1) | {"reason": "OOMKilled"}, "OOMKilled"),
+        (
+            ended(128, 1) | {"reason": "StartError", "message": "runc:\nno such file: python\n"},
+            "StartError: no such file: python",
+        ),
+    ],
+    ids=["done", "error", "host memory", "start"],
+)
+def test_what_the_kubelet_says_of_an_end_is_kept(state: dict[str, Any], because: str) -> None:
+    view = pod_view(pod("Failed", container(terminated=state)))
+    assert view.ended_because == because
+
+
+def test_a_pod_says_where_it_runs() -> None:
+    assert pod_view(child("pod", status={})).node == ""
+    assert pod_view(child("pod") | {"spec": {"nodeName": "n1"}}).node == "n1"
+
+
 def config_map(text: str | None, name: str = "progress") -> dict[str, Any]:
     return child(name, data={} if text is None else {"progress.json": text})
 

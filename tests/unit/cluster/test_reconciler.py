@@ -183,6 +183,19 @@ async def test_a_restart_asks_the_api_server_first() -> None:
     ]
 
 
+async def test_the_own_volume_goes_with_the_ttl() -> None:
+    world = World(spec(ttlAfterFinished="1h", storage={"size": "1Ti"}))
+    status = {"phase": "Succeeded", "observedGeneration": 1, "finishedAt": "2026-01-01T00:00:00Z"}
+    obj = world.client.objects["StackedTraining", "elle"] | {"status": status}
+    world.mirror.put("StackedTraining", obj)
+    assert await world.passes() == START + timedelta(hours=1)
+    world.now += timedelta(hours=1)
+    await world.passes()
+    assert world.client.calls == ["delete persistentvolumeclaims", "apply StackedTraining/status"]
+    await world.passes()
+    assert world.client.calls == []
+
+
 async def test_what_is_gone_or_going_is_let_be() -> None:
     world = World()
     obj = world.mirror.training(KEY)

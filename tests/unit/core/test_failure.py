@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -113,6 +114,16 @@ def test_evidence_is_complete_when_nothing_more_will_be_told(
     seen: Evidence, complete: bool
 ) -> None:
     assert seen.complete is complete
+
+
+def test_what_the_kubelet_says_of_the_end_is_told() -> None:
+    seen = evidence(137)
+    pod = replace(seen.pods[0], ended_because="OOMKilled")
+    assert classify(replace(seen, pods=(pod,))).reason == "its container ended: OOMKilled"
+
+
+def test_every_row_says_what_follows() -> None:
+    assert all(row.remedy for row in TABLE)
 
 
 def test_delays_double_up_to_a_limit() -> None:

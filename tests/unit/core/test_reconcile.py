@@ -242,6 +242,84 @@ def test_it_is_given_up_after_max_restarts(allowed: int) -> None:
     assert condition(op.status, "Succeeded")[0] == "False"
 
 
+def test_a_train_step_that_stands_still_is_started_again_elsewhere() -> None:
+    op = operator()
+    run_until(op, "math/train")
+    job = live(op, "math/train")
+    for pod in op.cluster.active(job):
+        op.cluster.pods[pod.name] = replace(pod, node="n1")
+    op.cluster.tick(800)
+    op.cluster.say(job, StepState.RUNNING)
+    op.cluster.tick(800)
+    op.look()
+    assert op.step().delete == ()
+    op.cluster.tick(200)
+    op.look()
+    assert op.step().delete == (job,)
+    assert record(op, "math/train").attempts[0].outcome == "Stalled"
+    assert "n1" in op.events[-1].message
+    created = len(op.cluster.created)
+    for _ in range(3):
+        op.cluster.tick(60)
+        op.look()
+        op.step()
+        assert len(op.cluster.created) == created, "the first attempt still holds its pods"
+    op.cluster.end_leaving_pods()
+    op.look()
+    again = op.step().launch
+    assert again is not None
+    assert again.avoided_nodes == ("n1",)
+    assert attempts(op, "math/train") == [("Stalled", True), (None, False)]
+
+
+def test_the_end_of_a_stalled_job_is_asked_for_until_it_comes() -> None:
+    op = operator()
+    run_until(op, "math/train")
+    job = live(op, "math/train")
+    op.cluster.tick(1000)
+    op.look()
+    op.status = reread(op.decide().status)  # the operator died before it deleted the Job
+    assert op.step().delete == (job,)
+    assert phase(op) is Phase.RUNNING
+
+
+@pytest.mark.parametrize("waits", ["evaluation", "pending", "suspended"])
+def test_what_waits_or_evaluates_does_not_stall(waits: str) -> None:
+    op = operator(spec(stage("math", evaluate=GATED)))
+    step = "math/evaluate" if waits == "evaluation" else "math/train"
+    run_until(op, step)
+    if waits == "pending":
+        op.cluster.stick(live(op, step))
+    if waits == "suspended":
+        op.edit(op.training.spec.to_json() | {"suspend": True})
+        op.step()
+    op.cluster.tick(7200)
+    op.look()
+    assert not op.step().delete
+    assert attempts(op, step) == [(None, False)]
+
+
+def test_numbers_that_fail_again_after_a_rollback_end_the_stack() -> None:
+    op = operator()
+    run_until(op, "math/train")
+    ends(op, "math/train", code=ExitCode.NUMERICAL)
+    op.cluster.tick(600)
+    op.step()
+    assert phase(op) is Phase.RUNNING
+    ends(op, "math/train", code=ExitCode.NUMERICAL)
+    assert phase(op) is Phase.FAILED
+    assert "lower learningRate" in op.status.message
+
+
+def test_memory_that_cannot_be_saved_ends_the_stack_at_once() -> None:
+    op = operator()
+    run_until(op, "math/train")
+    ends(op, "math/train", code=ExitCode.OUT_OF_MEMORY)
+    assert phase(op) is Phase.FAILED
+    assert "ask for more GPUs" in op.status.message
+    assert record(op, "math/train").attempts[0].remedy
+
+
 def test_a_user_error_stops_at_once_with_the_trainers_sentence() -> None:
     op = operator()
     ends(op, "math/prepare", code=81)
@@ -673,6 +751,7 @@ def test_a_budget_may_only_warn() -> None:
     op = budgeted("3.6", "Warn")
     assert op.cluster.launches[live(op, "math/train")].deadline_seconds is None
     op.cluster.tick(7200)
+    op.cluster.say(live(op, "math/train"), StepState.RUNNING)
     op.look()
     op.step()
     assert phase(op) is Phase.RUNNING
@@ -793,3 +872,54 @@ def test_an_ended_stack_stays_as_it_is_and_leaves_nothing_behind(phase: Phase) -
     assert decision.status == op.status
     assert decision.delete == tuple(op.cluster.jobs)
     assert decision.launch is None
+
+
+# --- after the end
+
+
+def ended_with_ttl(**storage: str) -> Operator:
+    op = operator(spec(ttlAfterFinished="2h", storage=storage))
+    op.run()
+    op.cluster.tick(7200 - 120)
+    op.look()
+    return op
+
+
+def test_jobs_and_the_own_volume_go_after_the_ttl_and_the_record_stays() -> None:
+    op = ended_with_ttl(size="1Ti")
+    decision = op.decide()
+    assert not decision.delete
+    assert not decision.delete_volume
+    assert decision.wake_at is not None
+    op.cluster.tick((decision.wake_at - op.cluster.now).total_seconds())
+    decision = op.step()
+    assert decision.delete_volume
+    assert set(decision.delete) == set(op.cluster.created)
+    op.look()
+    again = op.step()
+    assert not again.delete
+    assert not again.delete_volume
+    assert phase(op) is Phase.SUCCEEDED
+    assert op.status.published is not None
+    assert len(op.status.steps) == len(op.cluster.created)
+
+
+def test_a_volume_that_is_named_stays() -> None:
+    op = ended_with_ttl(claimName="store")
+    op.cluster.tick(3600)
+    decision = op.step()
+    assert decision.delete
+    assert not decision.delete_volume
+
+
+def test_an_edit_after_the_volume_went_runs_everything_and_keeps_the_bill() -> None:
+    op = ended_with_ttl(size="1Ti")
+    op.cluster.tick(3600)
+    op.step()
+    op.look()
+    before, created = spent(op), len(op.cluster.created)
+    set_rate(op, "1e-5")
+    op.step()
+    assert op.cluster.created[created:] == [live(op, "math/prepare")]
+    assert spent(op) == before > 0
+    assert op.status.volume_removed_at is None

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -67,7 +68,18 @@ async def test_output_goes_to_the_log_and_only_the_given_environment_is_seen(
     assert lines[-1] == str(tmp_path)
 
 
-async def test_signals_that_python_ignores_are_not_ignored_in_a_container(tmp_path: Path) -> None:
+@pytest.fixture
+def background_job() -> Iterator[None]:
+    """This process ignores what a shell has its background jobs ignore."""
+    numbers = (signal.SIGINT, signal.SIGQUIT)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("background_job")
+async def test_ignored_signals_are_not_ignored_in_a_container(tmp_path: Path) -> None:
     ignored = (
         "import signal; print([s for s in signal.Signals if signal.getsignal(s) == signal.SIG_IGN])"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from latticeforge_operator.core.values import JobView, PodView
 from latticeforge_trainer.contract import ExitCode, Progress
@@ -20,13 +21,34 @@ DEADLINE = "DeadlineExceeded"
 _SIGNALLED = 128  # shells and the kubelet report 128 + the signal's number
 
 
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "Done"
+    USER_ERROR = "UserError"
+    DEADLINE = "Deadline"
+    PREEMPTED = "Preempted"
+    OUT_OF_MEMORY = "OutOfMemory"
+    NUMERICAL = "Numerical"
+    NETWORK = "Network"
+    INTERRUPTED = "Interrupted"
+    FAILED = "Failed"
+    STALLED = "Stalled"
+    VANISHED = "Vanished"
+    """Somebody deleted its Job."""
+    UNREPORTED = "Unreported"
+    """It ended well, but its report was lost."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A failed attempt's class and remedy."""
 
-    outcome: str
+    outcome: Outcome
     reason: str
     counted: bool
+    remedy: str
+    """What follows."""
 
 
 @dataclass(frozen=True)
@@ -66,66 +88,81 @@ def _code(code: ExitCode) -> Callable[[Evidence], bool]:
 
 @dataclass(frozen=True)
 class _Row:
-    outcome: str
+    outcome: Outcome
     matches: Callable[[Evidence], bool]
     retried: bool
     counted: bool
     otherwise: str
     """The reason when the trainer left no words of its own."""
+    remedy: str
 
 
 TABLE = (
     _Row(
-        "UserError",
+        Outcome.USER_ERROR,
         _code(ExitCode.USER_ERROR),
         retried=False,
         counted=True,
         otherwise="the trainer refused the input; see its log",
+        remedy="none: the input must be corrected",
     ),
     _Row(
-        "Deadline",
+        Outcome.DEADLINE,
         lambda e: e.job.reason == DEADLINE,
         retried=True,
         counted=False,
         otherwise="the budget's deadline was reached",
+        remedy="goes on when the budget allows it",
     ),
     _Row(
-        "Preempted",
+        Outcome.PREEMPTED,
         lambda e: any(pod.disrupted for pod in e.pods),
         retried=True,
         counted=False,
         otherwise="its pod was preempted or its node lost",
+        remedy="resumes from the last checkpoint",
     ),
     _Row(
-        "OutOfMemory",
+        Outcome.OUT_OF_MEMORY,
         _code(ExitCode.OUT_OF_MEMORY),
         retried=True,
         counted=True,
         otherwise="GPU memory ran out",
+        remedy="half the micro-batch, twice the accumulation",
     ),
     _Row(
-        "Numerical",
+        Outcome.NUMERICAL,
         _code(ExitCode.NUMERICAL),
         retried=True,
         counted=True,
         otherwise="loss or gradients were not finite",
+        remedy="goes back to the last good checkpoint",
     ),
     _Row(
-        "Network",
+        Outcome.NETWORK,
         _code(ExitCode.NETWORK),
         retried=True,
         counted=True,
         otherwise="the Hub or the network failed",
+        remedy="tried again after a pause",
     ),
     _Row(
         # Last of all: when one pod of several fails, the others are asked to stop.
-        "Interrupted",
+        Outcome.INTERRUPTED,
         lambda e: e.exit_codes == {ExitCode.INTERRUPTED},
         retried=True,
         counted=False,
         otherwise="it was asked to stop and wrote a checkpoint",
+        remedy="resumes from the checkpoint",
     ),
-    _Row("Failed", lambda _: True, retried=True, counted=True, otherwise=""),
+    _Row(
+        Outcome.FAILED,
+        lambda _: True,
+        retried=True,
+        counted=True,
+        otherwise="",
+        remedy="started again after a pause",
+    ),
 )
 
 
@@ -137,11 +174,14 @@ def classify(evidence: Evidence) -> Failure:
     """The first row of the table that matches."""
     row = next(row for row in TABLE if row.matches(evidence))
     reason = evidence.last_words or row.otherwise or _unknown(evidence)
-    return Failure(row.outcome, reason, counted=row.counted)
+    return Failure(row.outcome, reason, row.counted, row.remedy)
 
 
 def _unknown(evidence: Evidence) -> str:
     codes = ", ".join(str(code) for code in sorted(evidence.exit_codes))
+    told = next((pod.ended_because for pod in evidence.pods if pod.ended_because), "")
+    if told:
+        return f"its container ended: {told}"
     if codes:
         return f"its process ended with exit code {codes}; see its log"
     return evidence.job.message or "its pod disappeared without an exit code"

@@ -25,8 +25,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _START_FAILED = 128
 _POLL_SECONDS = 0.005
 _LINGER_SECONDS = 0.05
-# What Python or this shim ignores must not be ignored by the container.
-_RESET = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+# What Python, this shim or the shell that started it all ignores must not be ignored by the
+# container: a shell's background jobs, for one, ignore SIGINT and SIGQUIT.
+_RESET = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def main() -> None:

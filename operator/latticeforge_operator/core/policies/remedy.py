@@ -1,0 +1,79 @@
+"""What the next attempt does differently, and when no other attempt would end better.
+
+Only counted failures matter: an edit of a stack that had failed forgives them, so a remedy starts
+anew with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from latticeforge_operator.api.status import Attempt
+from latticeforge_operator.core.policies.failure import NEVER_RETRIED, Outcome
+from latticeforge_trainer.contract import StepKind, Strategy
+
+NUMERICAL_FAILURES = 2
+"""After so many, the same numbers would fail again."""
+
+
+def strategy_after(attempts: Sequence[Attempt], strategy: Strategy) -> Strategy:
+    """The strategy with less memory per GPU for each time that it ran out.
+
+    The global batch stays: the trainer accumulates over twice as many forward passes.
+
+    Args:
+        attempts: The step's attempts so far.
+        strategy: What was planned.
+    """
+    for _ in range(_counted(attempts, Outcome.OUT_OF_MEMORY)):
+        strategy = _smaller(strategy) or strategy
+    return strategy
+
+
+def hopeless(kind: StepKind, attempts: Sequence[Attempt], strategy: Strategy) -> str | None:
+    """Why another attempt would end like the last, or None.
+
+    Args:
+        kind: The step's kind.
+        attempts: Its attempts so far, at least one.
+        strategy: What was planned.
+    """
+    last = attempts[-1]
+    reason = last.reason or last.outcome or ""
+    if not last.counted:
+        return None
+    if last.outcome in NEVER_RETRIED:
+        return reason
+    if last.outcome == Outcome.NUMERICAL and _is_numerically_hopeless(attempts):
+        return f"{reason} (again after going back to the last good checkpoint); lower learningRate"
+    if last.outcome == Outcome.OUT_OF_MEMORY and kind is StepKind.TRAIN:
+        before = strategy_after(attempts[:-1], strategy)
+        if _smaller(before) is None:
+            return (
+                f"{reason} (with micro-batch 1 and every layer recomputed); ask for more GPUs, a "
+                "shorter sequenceLength, or method LoRA or QLoRA"
+            )
+    return None
+
+
+def avoided_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """Nodes on which the step has stalled; others are preferred from then on."""
+    stalled = (attempt for attempt in attempts if attempt.outcome == Outcome.STALLED)
+    return tuple(sorted({node for attempt in stalled for node in attempt.nodes}))
+
+
+def _smaller(strategy: Strategy) -> Strategy | None:
+    """The next strategy that needs less memory and gives the same result; None: there is none."""
+    if strategy.micro_batch > 1:
+        return strategy.model_copy(update={"micro_batch": strategy.micro_batch // 2})
+    if not strategy.gradient_checkpointing:
+        return strategy.model_copy(update={"gradient_checkpointing": True})
+    return None
+
+
+def _is_numerically_hopeless(attempts: Sequence[Attempt]) -> bool:
+    return _counted(attempts, Outcome.NUMERICAL) >= NUMERICAL_FAILURES
+
+
+def _counted(attempts: Sequence[Attempt], outcome: str) -> int:
+    return sum(attempt.counted and attempt.outcome == outcome for attempt in attempts)
