@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from tests.integration.fake_trainer import HELD, FakeKubelet, Fate, fake_kubelet
 from tests.unit.core.builders import spec, stage
 
@@ -51,11 +53,19 @@ TWO_STAGES = spec(
 )
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class World:
     """A devcluster with a stack, a kubelet that pretends, and an operator that can be killed."""
 
     def __init__(self, store: Store, kubelet: FakeKubelet, kubeconfig: Path, log: Path) -> None:
         self.store, self.kubelet, self._kubeconfig, self._log = store, kubelet, kubeconfig, log
+        self.port = free_port()
         self.jobs_added: list[str] = []
         self.deadly: set[int] = set()
         """How many Jobs there are when the operator is killed, before it can write that down."""
@@ -69,6 +79,8 @@ class World:
                 "latticeforge_operator.cluster",
                 "-n",
                 "default",
+                "--metrics-port",
+                str(self.port),
                 stdout=log,
                 stderr=log,
                 env={
@@ -232,6 +244,23 @@ async def test_a_stack_runs_to_its_end_and_its_deletion_leaves_nothing(world: Wo
 
     await world.until(lambda: not left())
     assert find(world.store, TRAININGS, "default", "elle") is None
+
+
+async def test_monitoring_sees_what_happened(world: World) -> None:
+    world.apply(TWO_STAGES)
+    await world.until(world.reaches("Succeeded"))
+    found = {}
+    async with ClientSession(f"http://127.0.0.1:{world.port}") as session:
+        for path in ("/readyz", "/healthz", "/metrics"):
+            async with session.get(path) as answer:
+                assert answer.status == 200
+                found[path] = await answer.text()
+    assert (
+        'latticeforge_steps{kind="train",namespace="default",phase="Done"} 2.0'
+        in (found["/metrics"])
+    )
+    assert "latticeforge_time_to_first_step_seconds_count 1.0" in found["/metrics"]
+    assert 'latticeforge_reconciles_total{result="defect"}' not in found["/metrics"]
 
 
 async def test_an_operator_that_is_killed_again_and_again_does_nothing_twice(

@@ -28,6 +28,12 @@ from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.names import GROUP, TRAINING_LABEL, VERSION
 from latticeforge_operator.cluster.reconciler import Reconciler
 from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.cluster.telemetry import (
+    Server,
+    StackCollector,
+    Telemetry,
+    application,
+)
 
 SERVER_TIMEOUT = 240
 CLIENT_TIMEOUT = 300
@@ -48,10 +54,13 @@ class Operator:
 
     Args:
         namespaces: Namespaces to serve; empty: all.
+        metrics_port: Where metrics and probes are served; None: nowhere.
     """
 
-    def __init__(self, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, namespaces: tuple[str, ...], metrics_port: int | None = None) -> None:
         self.namespaces = namespaces
+        self._metrics_port = metrics_port
+        self._server: Server | None = None
         self.registry = kopf.OperatorRegistry()
         self._reconciler: Reconciler | None = None
         self._client: Client | None = None
@@ -85,6 +94,11 @@ class Operator:
         settings.watching.client_timeout = CLIENT_TIMEOUT
         settings.watching.connect_timeout = CONNECT_TIMEOUT
         settings.scanning.disabled = bool(self.namespaces)
+        telemetry = Telemetry()
+        if self._metrics_port is not None:
+            app = application(telemetry, lambda: self._reconciler is not None)
+            self._server = Server(app, self._metrics_port)
+            await self._server.start()
         self._client = await Client.connect()
         mirror = Mirror()
         for kind, resource in WATCHED.items():
@@ -93,7 +107,10 @@ class Operator:
             for namespace in spaces:
                 for obj in await self._client.list_all(resource, namespace, selector):
                     mirror.put(kind, obj)
-        self._reconciler = Reconciler(self._client, mirror, Settings.from_environment())
+        telemetry.registry.register(StackCollector(mirror.stacks, mirror.active_pods))
+        self._reconciler = Reconciler(
+            self._client, mirror, Settings.from_environment(), telemetry=telemetry
+        )
         self._resync = asyncio.create_task(self._reconciler.resync())
 
     async def cleanup(self, **_: Any) -> None:
@@ -104,6 +121,8 @@ class Operator:
             await self._reconciler.aclose()
         if self._client is not None:
             await self._client.aclose()
+        if self._server is not None:
+            await self._server.aclose()
 
     def seen(self, kind: str, event: kopf.RawEvent) -> None:
         """Take one watch event in."""
@@ -139,11 +158,12 @@ def _group_version(resource: Resource) -> tuple[str, str]:
 
 @click.command()
 @click.option("--namespace", "-n", "namespaces", multiple=True, help="Serve only this namespace.")
-def main(namespaces: tuple[str, ...]) -> None:
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and probes.")
+def main(namespaces: tuple[str, ...], metrics_port: int | None) -> None:
     """Run the operator."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    Operator(namespaces).run()
+    Operator(namespaces, metrics_port).run()
 
 
 if __name__ == "__main__":

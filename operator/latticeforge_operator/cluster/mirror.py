@@ -6,7 +6,7 @@ one, so a decision is never based on less than what this process has done.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -108,6 +108,22 @@ class Mirror:
     def trainings(self) -> list[Key]:
         """Every stack."""
         return list(self._trainings)
+
+    def stacks(self) -> list[dict[str, Any]]:
+        """Every StackedTraining as the API server shows it."""
+        return list(self._trainings.values())
+
+    def active_pods(self) -> Counter[tuple[str, str]]:
+        """How many pods hold their resources, by namespace and Job."""
+        views = (
+            (namespace, pod_view(obj))
+            for (namespace, _), children in self._children.items()
+            for (kind, _), obj in children.items()
+            if kind == "Pod"
+        )
+        return Counter(
+            (namespace, pod.job) for namespace, pod in views if pod.active and pod.scheduled_at
+        )
 
     def observed(self, key: Key) -> Observed:
         """One stack's part of the cluster."""

@@ -29,6 +29,7 @@ from latticeforge_operator.cluster.client import (
 from latticeforge_operator.cluster.mirror import Key, Mirror
 from latticeforge_operator.cluster.names import TRAINING_LABEL
 from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.cluster.telemetry import Telemetry
 from latticeforge_operator.core.launch import store_claim
 from latticeforge_operator.core.reconcile import reconcile, refuse
 from latticeforge_operator.core.values import Decision, Event, Launch
@@ -55,6 +56,7 @@ class Reconciler:
         mirror: What the watches have shown.
         settings: The operator's settings.
         now: The time.
+        telemetry: Where passes are counted.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Reconciler:
         mirror: Mirror,
         settings: Settings,
         now: Callable[[], datetime] = utc_now,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._client, self.mirror, self._settings, self._now = client, mirror, settings, now
+        self.telemetry = telemetry or Telemetry()
         self._dirty: set[Key] = set()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -97,8 +101,10 @@ class Reconciler:
         try:
             while key in self._dirty:
                 self._dirty.discard(key)
+                self.telemetry.woken(key)
                 async with self._slots:
-                    await self._attempt(key)
+                    with self.telemetry.timed_pass(key):
+                        await self._attempt(key)
         finally:
             del self._tasks[key]
 
@@ -106,6 +112,7 @@ class Reconciler:
         try:
             wake_at = await self.pass_over(key)
         except Unavailable as error:
+            self.telemetry.passed("unavailable")
             count = self._failures[key] = self._failures.get(key, 0) + 1
             seconds = min(2.0 ** min(count, 6) / 2, LONGEST_BACKOFF)
             log.warning("%s/%s: %s; again in %.0f s", *key, error, seconds)
@@ -113,9 +120,11 @@ class Reconciler:
             return
         except Exception:
             # The edge: a defect in one stack's pass must not end the others' operator.
+            self.telemetry.passed("defect")
             log.exception("%s/%s: reconcile failed", *key)
             self._wake_later(key, LONGEST_BACKOFF)
             return
+        self.telemetry.passed("done")
         self._failures.pop(key, None)
         if wake_at is not None:
             self._wake_later(key, max(0.0, (wake_at - self._now()).total_seconds()))
@@ -153,6 +162,7 @@ class Reconciler:
             status = (obj.get("status") or {}) | {"message": problem[:1000]}
         if status != obj.get("status"):
             await self._write_status(obj, status)
+            self._time_first_step(obj, status)
         for event in decision.events if problem is None else ():
             await self._tell(obj, event)
         return decision.wake_at
@@ -203,6 +213,12 @@ class Reconciler:
         }
         answer = await self._client.apply(manifest, subresource="status")
         self.mirror.refresh("StackedTraining", answer)
+
+    def _time_first_step(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
+        """Note how long a new stack waited, once its first Job is recorded."""
+        if "startedAt" in status and "startedAt" not in (obj.get("status") or {}):
+            created = datetime.fromisoformat(obj["metadata"]["creationTimestamp"])
+            self.telemetry.first_step((self._now() - created).total_seconds())
 
     async def _tell(self, obj: dict[str, Any], event: Event) -> None:
         meta, now = obj["metadata"], self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

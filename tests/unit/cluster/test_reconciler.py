@@ -72,6 +72,7 @@ class World:
             "name": "elle",
             "namespace": "default",
             "uid": "uid-1",
+            "creationTimestamp": "2025-12-31T23:59:53Z",
             "generation": generation,
             "resourceVersion": str(self.client.version),
         }
@@ -115,6 +116,16 @@ async def test_objects_then_status_then_events() -> None:
         "create events StepStarted",
     ]
     assert world.status["phase"] == "Running"
+
+
+async def test_how_long_a_new_stack_waited_is_noted_once() -> None:
+    world = World()
+    for _ in range(3):
+        await world.passes()
+    registry = world.reconciler.telemetry.registry
+    name = "latticeforge_time_to_first_step_seconds"
+    assert registry.get_sample_value(f"{name}_count") == 1
+    assert registry.get_sample_value(f"{name}_sum") == 7
 
 
 async def test_nothing_is_written_when_nothing_differs() -> None:
