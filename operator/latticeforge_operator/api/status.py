@@ -169,6 +169,11 @@ class CostStatus(StatusModel):
     """Money spent, all attempts of all steps."""
     currency: str = "USD"
     """ISO 4217 code."""
+    forecast: str | None = None
+    """Money that the whole is expected to have cost in the end, if the rest goes as before; empty
+    until enough has run to tell, and when nothing runs."""
+    useful: str = "0.00"
+    """The part of `spent` that went into results."""
     lost: str = "0.00"
     """The part of `spent` that went into attempts which had to be started again."""
     retired: str = "0"

@@ -66,9 +66,10 @@ def stack_remaining(status: TrainingStatus, now: datetime) -> float | None:
 
 
 def money(status: TrainingStatus, limit: str | None) -> str:
-    """What was spent, and of how much."""
+    """What was spent, of how much, and what the whole is expected to cost."""
     cost = status.cost
-    return f"{cost.spent} of {limit} {cost.currency}" if limit else f"{cost.spent} {cost.currency}"
+    spent = f"{cost.spent} of {limit} {cost.currency}" if limit else f"{cost.spent} {cost.currency}"
+    return f"{spent}, about {cost.forecast} in the end" if cost.forecast else spent
 
 
 def meters(step: StepStatus) -> str:

@@ -94,10 +94,13 @@ def summary(steps: Iterable[StepStatus], retired: Decimal, currency: str) -> Cos
     lost = sum(
         (Decimal(a.cost) for a in attempts if a.outcome not in (None, "Done")), start=Decimal(0)
     )
+    spent = total(steps, retired).quantize(CENT)
+    lost = (lost + retired).quantize(CENT)
     return CostStatus(
-        spent=str(total(steps, retired).quantize(CENT)),
+        spent=str(spent),
         currency=currency,
-        lost=str((lost + retired).quantize(CENT)),
+        useful=str(spent - lost),
+        lost=str(lost),
         retired=str(retired),
         gpu_seconds=round(sum(sum(a.pods.values()) * a.gpus_per_pod for a in attempts), 1),
     )

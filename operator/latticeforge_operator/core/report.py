@@ -20,6 +20,7 @@ from latticeforge_operator.api.status import (
     StepStatus,
 )
 from latticeforge_operator.core import ledger
+from latticeforge_operator.core.planning import is_on_pool
 from latticeforge_operator.core.policies import gate
 from latticeforge_operator.core.steps import PUBLISH, Step
 from latticeforge_trainer.contract import EvaluateResult, PublishResult, Score, StepKind
@@ -176,12 +177,14 @@ class Report:
             None,
         )
         loss = meters.get("loss") if meters else None
+        cost = self.status.cost.model_copy(update={"forecast": self._forecast()})
         self._set(
+            cost=cost,
             progress=ProgressStatus(
                 percent=int(share * 100),
                 eta=self._eta(share),
                 loss=f"{loss:.4f}" if loss is not None else None,
-            )
+            ),
         )
 
     def _eta(self, share: float) -> str | None:
@@ -199,6 +202,26 @@ class Report:
             return None
         seconds = sum(seconds for _, seconds in ran) * (1 - share) / worked
         return timestamp(self._now + timedelta(seconds=seconds))
+
+    def _forecast(self) -> str | None:
+        """The money of the whole if the steps to come cost what those did that really ran.
+
+        Only steps on the pool cost anything.
+        """
+        if self.status.phase is not Phase.RUNNING:
+            return None
+        paid = [step for step in self._steps if is_on_pool(step.kind)]
+        worked = left = cost = Decimal(0)
+        for step in paid:
+            share, record = Decimal(SHARE[step.kind]), self._records.get(step.name)
+            done = Decimal(str(record.fraction)) if record is not None else Decimal(0)
+            left += share * (1 - done)
+            if record is not None and record.phase is not StepPhase.REUSED:
+                worked += share * done
+                cost += ledger.total([record], Decimal(0))
+        if not paid or worked < Decimal(str(_FEW_PERCENT)) * sum(SHARE[s.kind] for s in paid):
+            return None
+        return str((self.spent + cost * left / worked).quantize(ledger.CENT))
 
     def _seconds(self, record: StepStatus) -> float:
         """How long a step has taken so far."""

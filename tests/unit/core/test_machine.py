@@ -204,6 +204,16 @@ class Machine(RuleBasedStateMachine):
         most = Decimal(units) * Decimal(max(PRICES)) / 3600
         assert self.spent <= most + Decimal("0.001"), (self.spent, most)
 
+    @invariant()
+    def the_bill_adds_up(self) -> None:
+        if not hasattr(self, "cluster"):
+            return
+        cost = self.operator.status.cost
+        assert Decimal(cost.useful) + Decimal(cost.lost) == Decimal(cost.spent)
+        assert Decimal(cost.useful) >= 0
+        if cost.forecast is not None:
+            assert Decimal(cost.forecast) >= Decimal(cost.spent)
+
     def teardown(self) -> None:
         """Left alone by everybody, the stack comes to its end."""
         if not hasattr(self, "cluster"):

@@ -126,6 +126,31 @@ def test_percent_never_falls_when_all_goes_well_and_an_end_is_expected() -> None
     assert op.status.progress.eta is None
 
 
+def test_the_forecast_is_what_the_rest_costs_at_the_rate_so_far() -> None:
+    op = operator(spec(stage("math"), stage("cic"), publish=None))
+    ends(op, "math/prepare")
+    ends(op, "cic/prepare")
+    assert op.status.cost.forecast is None
+    ends(op, "math/train")
+    assert op.status.cost.spent == "0.06"
+    assert op.status.cost.forecast == "0.12"
+    ends(op, "math/merge")
+    assert live(op, "cic/train")
+    assert op.status.cost.forecast == "0.12"
+    ends(op, "cic/train", code=1)
+    assert (op.status.cost.spent, op.status.cost.useful, op.status.cost.lost) == (
+        "0.12",
+        "0.06",
+        "0.06",
+    )
+    assert op.status.cost.forecast is not None
+    assert Decimal(op.status.cost.forecast) > Decimal("0.12")
+    op.run()
+    assert op.status.cost.forecast is None
+    cost = op.status.cost
+    assert Decimal(cost.useful) + Decimal(cost.lost) == Decimal(cost.spent)
+
+
 def test_scores_stand_beside_those_of_base_and_previous() -> None:
     op = operator(spec(stage("base", evaluate=GATED), stage("cic", evaluate=GATED)))
     op.run()
