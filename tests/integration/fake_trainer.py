@@ -27,7 +27,7 @@ from latticeforge_operator.devcluster.controllers.objects import (
 )
 from latticeforge_operator.devcluster.metadata import timestamp
 from latticeforge_operator.devcluster.store import Store
-from latticeforge_trainer.contract import PROGRESS_KEY, ExitCode, Progress, StepConfig, StepState
+from latticeforge_trainer.contract import ExitCode, Progress, StepConfig, StepState
 
 HELD = -1
 
@@ -118,7 +118,7 @@ class FakeKubelet:
     def _report(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool) -> None:
         container = pod["spec"]["containers"][0]
         environment = {entry["name"]: entry.get("value", "") for entry in container["env"]}
-        namespace, _, name = environment["LATTICEFORGE_PROGRESS"].partition("/")
+        namespace, name, key = environment["LATTICEFORGE_PROGRESS"].split("/")
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         stored = find(self._store, CONFIG_MAPS, namespace, volumes["config"]["configMap"]["name"])
         if stored is None or find(self._store, CONFIG_MAPS, namespace, name) is None:
@@ -133,7 +133,7 @@ class FakeKubelet:
             exit_code=code,
             result=None if code else result_of(config, good=good),
         )
-        data = {"data": {PROGRESS_KEY: report.model_dump_json(by_alias=True, exclude_none=True)}}
+        data = {"data": {key: report.model_dump_json(by_alias=True, exclude_none=True)}}
         self._store.merge_patch(CONFIG_MAPS, namespace, name, data)
 
     def _set(self, pod: dict[str, Any], phase: str, state: dict[str, Any], **fields: Any) -> None:

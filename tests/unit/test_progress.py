@@ -12,7 +12,6 @@ from kubernetes import client, config
 
 from latticeforge_trainer import progress as module
 from latticeforge_trainer.contract import (
-    PROGRESS_KEY,
     ExitCode,
     MergeResult,
     Progress,
@@ -143,7 +142,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
                 raise ConnectionResetError
 
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setenv("LATTICEFORGE_PROGRESS", "lab/elle-math-train-progress")
+    monkeypatch.setenv("LATTICEFORGE_PROGRESS", "lab/elle-0a1b2c3d/math.train.progress.json")
     monkeypatch.setattr(config, "load_incluster_config", lambda: None)
     monkeypatch.setattr(client, "CoreV1Api", Api)
     return calls
@@ -161,17 +160,17 @@ def test_in_a_cluster_one_configmap_is_patched(patched: list[dict[str, Any]]) ->
     )
     sink.send(sent)
     (call,) = patched
-    assert (call["namespace"], call["name"]) == ("lab", "elle-math-train-progress")
+    assert (call["namespace"], call["name"]) == ("lab", "elle-0a1b2c3d")
     assert call["_request_timeout"] == 10
-    assert Progress.model_validate_json(call["body"]["data"][PROGRESS_KEY]) == sent
+    assert Progress.model_validate_json(call["body"]["data"]["math.train.progress.json"]) == sent
     for _ in range(2):
-        with pytest.raises(NetworkError, match="progress ConfigMap elle-math-train-progress"):
+        with pytest.raises(NetworkError, match="progress ConfigMap elle-0a1b2c3d"):
             sink.send(sent)
 
 
 def test_a_report_is_one_json_line(patched: list[dict[str, Any]]) -> None:
     Reporter(StepKind.TRAIN, "d" * 64, sink_from_environment(), interval=0).update("half", 0.5)
-    document = json.load(io.StringIO(patched[0]["body"]["data"][PROGRESS_KEY]))
+    document = json.load(io.StringIO(patched[0]["body"]["data"]["math.train.progress.json"]))
     assert document["updatedAt"].endswith("Z")
     assert "result" not in document
     assert module.MINIMUM_INTERVAL == 10

@@ -22,8 +22,19 @@ from pydantic.alias_generators import to_camel
 TRAINER_VERSION = "1"
 """Part of every digest; raised when the same payload would give a different result."""
 
-PROGRESS_KEY = "progress.json"
-"""The key of a progress ConfigMap that holds the `Progress` document."""
+PROGRESS_SUFFIX = ".progress.json"
+
+
+def progress_key(step: str) -> str:
+    """The key of a stack's progress ConfigMap that holds the `Progress` of step `STAGE/KIND`."""
+    return step.replace("/", ".") + PROGRESS_SUFFIX
+
+
+def step_of_key(key: str) -> str | None:
+    """The step whose `Progress` is under a key; None when the key holds something else."""
+    if not key.endswith(PROGRESS_SUFFIX):
+        return None
+    return key.removesuffix(PROGRESS_SUFFIX).replace(".", "/")
 
 
 class StepKind(StrEnum):

@@ -1,9 +1,9 @@
 """How a step says where it stands: `Reporter` throttles, sinks deliver.
 
-In a cluster the sink patches the step's own progress ConfigMap; elsewhere progress is a line on
-the log. Reporting never raises into the work, except for the last word of a finished step: if that
-cannot be delivered the step ends with the network's exit code, is started again, finds its
-artifact complete and delivers it then.
+In a cluster the sink patches the step's own key of the stack's progress ConfigMap; elsewhere
+progress is a line on the log. Reporting never raises into the work, except for the last word of a
+finished step: if that cannot be delivered the step ends with the network's exit code, is started
+again, finds its artifact complete and delivers it then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from latticeforge_trainer.contract import (
-    PROGRESS_KEY,
     ExitCode,
     Progress,
     StepKind,
@@ -49,14 +48,15 @@ class LogSink:
 
 
 class ConfigMapSink:
-    """Reports into one ConfigMap, which is all that the step's ServiceAccount may touch.
+    """Reports into one ConfigMap, which is all that the stack's ServiceAccount may touch.
 
     Args:
         namespace: Namespace of the ConfigMap.
         name: Its name.
+        key: The step's key in it.
     """
 
-    def __init__(self, namespace: str, name: str) -> None:
+    def __init__(self, namespace: str, name: str, key: str) -> None:
         import kubernetes  # noqa: PLC0415  (half a second that a step started by hand need not pay)
 
         if os.environ.get("KUBECONFIG"):
@@ -68,11 +68,11 @@ class ConfigMapSink:
             kubernetes.client.ApiException,
             *_transport_errors(),
         )
-        self.namespace, self.name = namespace, name
+        self.namespace, self.name, self.key = namespace, name, key
 
     def send(self, progress: Progress) -> None:
-        """Patch the ConfigMap's one key."""
-        body = {"data": {PROGRESS_KEY: json.dumps(progress.to_json())}}
+        """Patch the step's key; a merge patch leaves those of other steps alone."""
+        body = {"data": {self.key: json.dumps(progress.to_json())}}
         try:
             self._api.patch_namespaced_config_map(
                 self.name, self.namespace, body, _request_timeout=10
@@ -88,7 +88,7 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 
 
 def sink_from_environment() -> Sink:
-    """A ConfigMap sink if `LATTICEFORGE_PROGRESS` names one as `namespace/name`, else the log.
+    """A ConfigMap sink if `LATTICEFORGE_PROGRESS` names one as `namespace/name/key`, else the log.
 
     Of processes that train together, only the first reports: torchrun numbers them in `RANK`, an
     Indexed Job its pods in `JOB_COMPLETION_INDEX`.
@@ -97,8 +97,8 @@ def sink_from_environment() -> Sink:
     index = os.environ.get("RANK", os.environ.get("JOB_COMPLETION_INDEX", "0"))
     if not target or index != "0":
         return LogSink()
-    namespace, _, name = target.partition("/")
-    return ConfigMapSink(namespace, name)
+    namespace, name, key = target.split("/")
+    return ConfigMapSink(namespace, name, key)
 
 
 class Reporter:

@@ -1,4 +1,4 @@
-"""`Launch` → the objects of one attempt, every one owned by the StackedTraining.
+"""`Launch` → the objects of a stack and of one attempt, all owned by the StackedTraining.
 
 Pods fit the restricted Pod Security profile: non-root, no privilege escalation, no capabilities,
 RuntimeDefault seccomp, read-only root. Only `prepare` and `publish` get the Hub token.
@@ -26,7 +26,7 @@ from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.core.launch import store_claim
 from latticeforge_operator.core.planning import place
 from latticeforge_operator.core.values import Launch
-from latticeforge_trainer.contract import StepKind
+from latticeforge_trainer.contract import StepKind, progress_key
 
 CONFIG_FOLDER = "/etc/latticeforge"
 STORE_FOLDER = "/store"
@@ -38,8 +38,10 @@ GRACE_SECONDS = {StepKind.TRAIN: 300}
 DEFAULT_GRACE_SECONDS = 30
 
 
-def objects(training: StackedTraining, launch: Launch, settings: Settings) -> list[dict[str, Any]]:
-    """Everything that one attempt needs, in the order in which it is applied; the Job last."""
+def shared_objects(
+    training: StackedTraining, launch: Launch, settings: Settings
+) -> list[dict[str, Any]]:
+    """What every step of the stack needs: the volume, and the right to report progress."""
     factory = _Factory(training, launch, settings)
     return [
         *factory.store(),
@@ -47,10 +49,15 @@ def objects(training: StackedTraining, launch: Launch, settings: Settings) -> li
         factory.role(),
         factory.role_binding(),
         factory.progress(),
-        factory.config(),
-        *factory.service(),
-        factory.job(),
     ]
+
+
+def attempt_objects(
+    training: StackedTraining, launch: Launch, settings: Settings
+) -> list[dict[str, Any]]:
+    """What one attempt needs beside them, in the order in which it is applied; the Job last."""
+    factory = _Factory(training, launch, settings)
+    return [factory.config(), *factory.service(), factory.job()]
 
 
 class _Factory:
@@ -59,29 +66,32 @@ class _Factory:
         self.placement = launch.placement
         self.kind = StepKind(launch.config.step)
 
-    def _meta(self, name: str) -> dict[str, Any]:
+    def _shared_meta(self, name: str) -> dict[str, Any]:
         return {
             "name": name,
             "namespace": self.training.namespace,
             "labels": {
                 TRAINING_LABEL: self.training.name,
                 UID_LABEL: self.training.uid,
-                STEP_LABEL: self.launch.step.replace("/", "."),
                 "app.kubernetes.io/managed-by": "latticeforge",
-            },
-            "annotations": {
-                DIGEST_ANNOTATION: self.launch.digest,
-                STEP_ANNOTATION: self.launch.step,
             },
             "ownerReferences": [owner_reference(self.training)],
         }
+
+    def _meta(self, name: str) -> dict[str, Any]:
+        meta = self._shared_meta(name)
+        meta["labels"][STEP_LABEL] = self.launch.step.replace("/", ".")
+        meta["annotations"] = {
+            DIGEST_ANNOTATION: self.launch.digest,
+            STEP_ANNOTATION: self.launch.step,
+        }
+        return meta
 
     def store(self) -> list[dict[str, Any]]:
         storage = self.training.spec.storage
         if storage.size is None:
             return []
-        meta = self._meta(store_claim(self.training))
-        del meta["labels"][STEP_LABEL], meta["annotations"]
+        meta = self._shared_meta(store_claim(self.training))
         spec: dict[str, Any] = {
             "accessModes": ["ReadWriteMany" if self._spans_nodes() else "ReadWriteOnce"],
             "resources": {"requests": {"storage": storage.size}},
@@ -98,29 +108,29 @@ class _Factory:
         return any(place(spec, stage, StepKind.TRAIN, pool).pods > 1 for stage in spec.stages)
 
     def service_account(self) -> dict[str, Any]:
-        meta = self._meta(self.launch.progress_name)
+        meta = self._shared_meta(self.launch.stack)
         return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
 
     def role(self) -> dict[str, Any]:
         rule = {
             "apiGroups": [""],
             "resources": ["configmaps"],
-            "resourceNames": [self.launch.progress_name],
+            "resourceNames": [self.launch.stack],
             "verbs": ["get", "patch"],
         }
         return {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "Role",
-            "metadata": self._meta(self.launch.progress_name),
+            "metadata": self._shared_meta(self.launch.stack),
             "rules": [rule],
         }
 
     def role_binding(self) -> dict[str, Any]:
-        name = self.launch.progress_name
+        name = self.launch.stack
         return {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
-            "metadata": self._meta(name),
+            "metadata": self._shared_meta(name),
             "roleRef": {
                 "apiGroup": "rbac.authorization.k8s.io",
                 "kind": "Role",
@@ -132,8 +142,8 @@ class _Factory:
         }
 
     def progress(self) -> dict[str, Any]:
-        """The ConfigMap that the trainer reports into; its data are the trainer's own."""
-        meta = self._meta(self.launch.progress_name)
+        """The ConfigMap that the steps report into; its data are the trainers' own."""
+        meta = self._shared_meta(self.launch.stack)
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
 
     def config(self) -> dict[str, Any]:
@@ -188,7 +198,7 @@ class _Factory:
         grace = GRACE_SECONDS.get(self.kind, DEFAULT_GRACE_SECONDS)
         spec: dict[str, Any] = {
             "restartPolicy": "Never",
-            "serviceAccountName": self.launch.progress_name,
+            "serviceAccountName": self.launch.stack,
             "terminationGracePeriodSeconds": grace,
             "securityContext": {
                 "runAsNonRoot": True,
@@ -258,11 +268,14 @@ class _Factory:
             ],
         }
 
+    def _progress_target(self) -> str:
+        return f"{self.training.namespace}/{self.launch.stack}/{progress_key(self.launch.step)}"
+
     def environment(self) -> list[dict[str, Any]]:
         values = {
             "HOME": "/tmp",  # noqa: S108  (an emptyDir)
             "TMPDIR": "/tmp",  # noqa: S108
-            "LATTICEFORGE_PROGRESS": f"{self.training.namespace}/{self.launch.progress_name}",
+            "LATTICEFORGE_PROGRESS": self._progress_target(),
             "LATTICEFORGE_PROGRESS_INTERVAL": self.settings.progress_interval,
             "HF_ENDPOINT": self.settings.hub_endpoint,
         }

@@ -1,4 +1,7 @@
-"""What the watches have shown: objects by kind, and one stack's children as values.
+"""What the watches have shown: stacks as they are, their children as the values that matter.
+
+Children are reduced to values as they arrive: ten thousand stacks have some hundred thousand Jobs,
+pods and reports, of which a decision needs a dozen fields each.
 
 Our own writes are put in as soon as they are answered, and an older version never replaces a newer
 one, so a decision is never based on less than what this process has done.
@@ -7,9 +10,10 @@ one, so a decision is never based on less than what this process has done.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,21 +28,38 @@ from latticeforge_operator.cluster.names import (
     UID_LABEL,
 )
 from latticeforge_operator.core.values import JobView, Observed, PodView
-from latticeforge_trainer.contract import PROGRESS_KEY, Progress
+from latticeforge_trainer.contract import Progress, step_of_key
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Key = tuple[str, str]
 """Namespace and name of a StackedTraining."""
 
-_CHILDREN = ("Job", "Pod", "ConfigMap")
+Reports = dict[tuple[str, str], Progress]
+"""Last reports of steps, by step and digest."""
+
+Value = JobView | PodView | Reports
+"""What matters of a child."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept(Generic[V]):
+    """What is kept of an object."""
+
+    version: int
+    value: V
+    uid: str | None = None
+    """UID of the stack that it is labelled with."""
 
 
 class Mirror:
     """The last known state of every object that the operator watches."""
 
     def __init__(self) -> None:
-        self._trainings: dict[Key, dict[str, Any]] = {}
-        self._pools: dict[str, dict[str, Any]] = {}
-        self._children: dict[Key, dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
+        self._trainings: dict[Key, _Kept[dict[str, Any]]] = {}
+        self._pools: dict[str, _Kept[GPUPool | None]] = {}
+        self._children: dict[Key, dict[tuple[str, str], _Kept[Value]]] = defaultdict(dict)
 
     def put(self, kind: str, obj: dict[str, Any]) -> list[Key]:
         """Take in an object; returns the stacks that it concerns."""
@@ -54,13 +75,19 @@ class Mirror:
         if kind == "StackedTraining":
             return self._change_training((namespace, name), obj, removed=removed)
         if kind == "GPUPool":
-            _store(self._pools, name, obj, removed=removed)
+            _store(self._pools, name, _Kept(_version(obj), _pool(obj)), removed=removed)
             return list(self._trainings)
         training = (meta.get("labels") or {}).get(TRAINING_LABEL)
         if training is None:
             return []
-        _store(self._children[namespace, training], (kind, name), obj, removed=removed)
-        return [(namespace, training)]
+        uid = meta["labels"].get(UID_LABEL)
+        child = _Kept(_version(obj), _VALUES[kind](obj), uid)
+        before, after = _store(
+            self._children[namespace, training], (kind, name), child, removed=removed
+        )
+        # Our own writes and what nothing is decided from come back as events; they are no news.
+        same = before is not None and after is not None and before.value == after.value
+        return [] if same else [(namespace, training)]
 
     def refresh(self, kind: str, obj: dict[str, Any]) -> None:
         """Take in the answer to a change of an object, unless that has been deleted since."""
@@ -75,13 +102,15 @@ class Mirror:
             self.put(kind, obj)
 
     def _change_training(self, key: Key, obj: dict[str, Any], *, removed: bool) -> list[Key]:
-        before = self._trainings.get(key)
-        _store(self._trainings, key, obj, removed=removed)
-        after = self._trainings.get(key)
+        kept = _Kept(_version(obj), obj)
+        before, after = _store(self._trainings, key, kept, removed=removed)
         if after is None:
             self._children.pop(key, None)
         # The operator's own status writes come back as events; they are no news.
-        return [] if before and after and _asks(before) == _asks(after) else [key]
+        same = (
+            before is not None and after is not None and _asks(before.value) == _asks(after.value)
+        )
+        return [] if same else [key]
 
     def names(self, kind: str, key: Key) -> set[str]:
         """Names of one stack's children of a kind."""
@@ -103,7 +132,8 @@ class Mirror:
 
     def training(self, key: Key) -> dict[str, Any] | None:
         """The StackedTraining, or None when it is gone."""
-        return self._trainings.get(key)
+        kept = self._trainings.get(key)
+        return kept.value if kept is not None else None
 
     def trainings(self) -> list[Key]:
         """Every stack."""
@@ -111,53 +141,56 @@ class Mirror:
 
     def stacks(self) -> list[dict[str, Any]]:
         """Every StackedTraining as the API server shows it."""
-        return list(self._trainings.values())
+        return [kept.value for kept in self._trainings.values()]
 
     def active_pods(self) -> Counter[tuple[str, str]]:
         """How many pods hold their resources, by namespace and Job."""
-        views = (
-            (namespace, pod_view(obj))
-            for (namespace, _), children in self._children.items()
-            for (kind, _), obj in children.items()
-            if kind == "Pod"
-        )
         return Counter(
-            (namespace, pod.job) for namespace, pod in views if pod.active and pod.scheduled_at
+            (namespace, pod.job)
+            for (namespace, _), children in self._children.items()
+            for child in children.values()
+            if isinstance(pod := child.value, PodView) and pod.active and pod.scheduled_at
         )
 
     def observed(self, key: Key) -> Observed:
         """One stack's part of the cluster."""
-        uid = self._trainings[key]["metadata"]["uid"] if key in self._trainings else ""
-        children = {
-            child: obj for child, obj in self._children.get(key, {}).items() if _belongs(obj, uid)
-        }
+        training = self.training(key)
+        uid = training["metadata"]["uid"] if training is not None else ""
+        values = [
+            child.value
+            for child in self._children.get(key, {}).values()
+            if child.uid in {None, uid}
+        ]
         return Observed(
-            pools=tuple(self._pool_values()),
-            jobs=tuple(job_view(o) for (kind, _), o in children.items() if kind == "Job"),
-            pods=tuple(pod_view(o) for (kind, _), o in children.items() if kind == "Pod"),
-            progress=dict(
-                report
-                for (kind, _), o in children.items()
-                if kind == "ConfigMap" and (report := progress_of(o)) is not None
-            ),
+            pools=tuple(kept.value for kept in self._pools.values() if kept.value is not None),
+            jobs=tuple(value for value in values if isinstance(value, JobView)),
+            pods=tuple(value for value in values if isinstance(value, PodView)),
+            progress={
+                k: v for value in values if isinstance(value, dict) for k, v in value.items()
+            },
         )
 
-    def _pool_values(self) -> Iterator[GPUPool]:
-        for obj in self._pools.values():
-            try:
-                yield GPUPool.from_object(obj)
-            except ValidationError:
-                continue  # the API server refuses such a pool; an old one is as good as absent
 
-
-def _store(objects: dict[Any, Any], key: Any, obj: dict[str, Any], *, removed: bool) -> None:
+def _store(
+    objects: dict[K, _Kept[V]], key: K, new: _Kept[V], *, removed: bool
+) -> tuple[_Kept[V] | None, _Kept[V] | None]:
+    """Take a version in unless it is an older one; returns what was kept before and is now."""
     known = objects.get(key)
-    if known is not None and _version(obj) < _version(known):
-        return
+    if known is not None and new.version < known.version:
+        return known, known
     if removed:
         objects.pop(key, None)
-    else:
-        objects[key] = obj
+        return known, None
+    objects[key] = new
+    return known, new
+
+
+def _pool(obj: dict[str, Any]) -> GPUPool | None:
+    """The pool; the API server refuses a bad one, an old one is as good as absent."""
+    try:
+        return GPUPool.from_object(obj)
+    except ValidationError:
+        return None
 
 
 def _asks(training: dict[str, Any]) -> tuple[Any, ...]:
@@ -165,12 +198,6 @@ def _asks(training: dict[str, Any]) -> tuple[Any, ...]:
     meta = training["metadata"]
     fields = ("uid", "generation", "annotations", "deletionTimestamp")
     return tuple(meta.get(field) for field in fields)
-
-
-def _belongs(obj: dict[str, Any], uid: str) -> bool:
-    """Whether a child is this stack's, not that of an earlier one of the same name."""
-    labels: dict[str, str] = obj["metadata"].get("labels") or {}
-    return labels.get(UID_LABEL, uid) == uid
 
 
 def _version(obj: dict[str, Any]) -> int:
@@ -277,16 +304,25 @@ def _waiting(status: dict[str, Any], scheduled: dict[str, Any] | None) -> str:
     return ""
 
 
-def progress_of(obj: dict[str, Any]) -> tuple[tuple[str, str], Progress] | None:
-    """Step, digest and report of a progress ConfigMap; None for others and unreadable ones."""
-    text = (obj.get("data") or {}).get(PROGRESS_KEY)
-    annotations = obj["metadata"].get("annotations") or {}
-    step, digest = annotations.get(STEP_ANNOTATION), annotations.get(DIGEST_ANNOTATION)
-    if text is None or step is None or digest is None:
-        return None
-    try:
-        report = Progress.model_validate_json(text)
-        zone = datetime.fromisoformat(report.updated_at).tzinfo
-    except ValueError:
-        return None  # written by another version of the trainer; the Job's end still counts
-    return ((step, digest), report) if report.digest == digest and zone is not None else None
+def reports(obj: dict[str, Any]) -> Reports:
+    """The readable reports in a ConfigMap, by step and digest; none for one that holds others."""
+    found: Reports = {}
+    for key, text in (obj.get("data") or {}).items():
+        step = step_of_key(key)
+        if step is None:
+            continue
+        try:
+            report = Progress.model_validate_json(text)
+            zone = datetime.fromisoformat(report.updated_at).tzinfo
+        except ValueError:
+            continue  # written by another version of the trainer; the Job's end still counts
+        if zone is not None:
+            found[step, report.digest] = report
+    return found
+
+
+_VALUES: dict[str, Callable[[dict[str, Any]], Value]] = {
+    "Job": job_view,
+    "Pod": pod_view,
+    "ConfigMap": reports,
+}

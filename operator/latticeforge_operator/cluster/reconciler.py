@@ -73,6 +73,8 @@ class Reconciler:
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._furnished: set[str] = set()
+        """UIDs of stacks whose shared objects this process has applied."""
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     def wake(self, key: Key) -> None:
@@ -198,10 +200,18 @@ class Reconciler:
                     self.mirror.refresh("Job", job)
 
     async def _launch(self, training: StackedTraining, launch: Launch) -> None:
-        for manifest in manifests.objects(training, launch, self._settings):
+        """Create what an attempt needs; what its steps share only once in this process's life.
+
+        A later attempt makes sure of it again: its failure may be that somebody deleted it.
+        """
+        if launch.attempt > 0 or training.uid not in self._furnished:
+            for manifest in manifests.shared_objects(training, launch, self._settings):
+                await self._client.apply(manifest)
+            self._furnished.add(training.uid)
+        for manifest in manifests.attempt_objects(training, launch, self._settings):
             answer = await self._client.apply(manifest)
-            if manifest["kind"] in {"Job", "ConfigMap"}:
-                self.mirror.put(manifest["kind"], answer)
+            if manifest["kind"] == "Job":
+                self.mirror.put("Job", answer)
 
     async def _write_status(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
         meta = obj["metadata"]

@@ -33,10 +33,16 @@ MAX_NAME = 52
 """Job names leave room for the `-INDEX-xxxxx` that pods append within a label's 63 characters."""
 
 
-def object_name(training: StackedTraining, step: Step, suffix: str = "") -> str:
-    """A deterministic name for an object of a step, unique per stack, step and digest."""
+def object_name(training: StackedTraining, step: Step, attempt: int) -> str:
+    """A deterministic name for the objects of an attempt, unique per stack, step and digest."""
     key = f"{training.uid}/{step.name}/{step.digest}"
-    tail = f"-{step.kind}-{hashlib.sha256(key.encode()).hexdigest()[:8]}{suffix}"
+    tail = f"-{step.kind}-{hashlib.sha256(key.encode()).hexdigest()[:8]}-{attempt}"
+    return _label(training.name)[: MAX_NAME - len(tail)].rstrip("-") + tail
+
+
+def shared_name(training: StackedTraining) -> str:
+    """A deterministic name for the objects that the steps of a stack share."""
+    tail = f"-{hashlib.sha256(training.uid.encode()).hexdigest()[:8]}"
     return _label(training.name)[: MAX_NAME - len(tail)].rstrip("-") + tail
 
 
@@ -73,8 +79,8 @@ class Launcher:
         """The Job of one attempt."""
         secret = self.training.spec.publish and self.training.spec.publish.token_secret
         return Launch(
-            job=object_name(self.training, step, f"-{attempt}"),
-            progress_name=object_name(self.training, step),
+            job=object_name(self.training, step, attempt),
+            stack=shared_name(self.training),
             step=step.name,
             digest=step.digest,
             attempt=attempt,

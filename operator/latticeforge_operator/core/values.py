@@ -83,8 +83,8 @@ class Launch:
 
     job: str
     """Name of the Job and of its config ConfigMap."""
-    progress_name: str
-    """Name of the step's progress ConfigMap, ServiceAccount and Role."""
+    stack: str
+    """Name of what the stack's steps share: progress ConfigMap, ServiceAccount, Role."""
     step: str
     digest: str
     attempt: int

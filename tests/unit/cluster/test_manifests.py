@@ -13,7 +13,7 @@ from tests.unit.core.builders import pool, spec, stack, stage
 from tests.unit.core.simulation import Cluster, Operator
 
 from latticeforge_operator.api import GPUPool, StackedTraining
-from latticeforge_operator.cluster.manifests import merged, objects
+from latticeforge_operator.cluster.manifests import attempt_objects, merged, shared_objects
 from latticeforge_operator.cluster.mirror import job_view
 from latticeforge_operator.cluster.names import TRAINING_LABEL, UID_LABEL
 from latticeforge_operator.cluster.settings import Settings
@@ -69,6 +69,14 @@ def made(case: str) -> list[tuple[Launch, dict[str, dict[str, Any]]]]:
     """The launches with their objects by kind; the two ConfigMaps under their purpose."""
     training, launches = attempts(case)
     return [(launch, by_kind(objects(training, launch, SETTINGS))) for launch in launches]
+
+
+def objects(training: StackedTraining, launch: Launch, settings: Settings) -> list[dict[str, Any]]:
+    """Everything that an attempt needs, the Job last."""
+    return [
+        *shared_objects(training, launch, settings),
+        *attempt_objects(training, launch, settings),
+    ]
 
 
 def by_kind(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -143,18 +151,18 @@ def test_pods_fit_the_restricted_profile(case: str) -> None:
 
 
 @CASES
-def test_the_role_is_limited_to_the_steps_own_report(case: str) -> None:
+def test_the_role_is_limited_to_the_stacks_own_reports(case: str) -> None:
     for launch, found in made(case):
         assert found["Role"]["rules"] == [
             {
                 "apiGroups": [""],
                 "resources": ["configmaps"],
-                "resourceNames": [launch.progress_name],
+                "resourceNames": [launch.stack],
                 "verbs": ["get", "patch"],
             }
         ]
-        assert found["ConfigMap"]["metadata"]["name"] == launch.progress_name
-        assert found["RoleBinding"]["roleRef"]["name"] == launch.progress_name
+        assert found["ConfigMap"]["metadata"]["name"] == launch.stack
+        assert found["RoleBinding"]["roleRef"]["name"] == launch.stack
         (subject,) = found["RoleBinding"]["subjects"]
         assert subject["name"] == found["ServiceAccount"]["metadata"]["name"]
         assert pod_spec(found)["serviceAccountName"] == subject["name"]
@@ -273,9 +281,11 @@ def test_a_queue_is_a_label_of_the_jobs_it_admits() -> None:
     assert queues == {"prepare": None, "train": "research", "merge": None, "publish": None}
 
 
-def test_the_volume_of_a_stack_is_the_same_for_every_step() -> None:
+def test_what_the_steps_share_is_the_same_for_every_step() -> None:
     fields = spec(storage={"size": "1Ti"}, compute={"gpus": 16})
     training, launches = run(fields, pool(), "elle")
+    shared = [shared_objects(training, launch, SETTINGS) for launch in launches]
+    assert shared == [shared[0]] * len(launches)
     claims = [
         by_kind(objects(training, launch, SETTINGS))["PersistentVolumeClaim"]["spec"]
         for launch in launches
@@ -310,7 +320,7 @@ def test_settings_reach_the_trainer() -> None:
     settings = Settings("image:2", progress_interval="1", hub_endpoint="http://hub")
     found = by_kind(objects(training, launches[0], settings))
     env = {e["name"]: e.get("value") for e in pod_spec(found)["containers"][0]["env"]}
-    assert env["LATTICEFORGE_PROGRESS"] == f"default/{launches[0].progress_name}"
+    assert env["LATTICEFORGE_PROGRESS"] == f"default/{launches[0].stack}/math.prepare.progress.json"
     assert (env["LATTICEFORGE_PROGRESS_INTERVAL"], env["HF_ENDPOINT"]) == ("1", "http://hub")
     plain = pod_spec(by_kind(objects(training, launches[0], SETTINGS)))["containers"][0]["env"]
     assert "HF_ENDPOINT" not in {entry["name"] for entry in plain}

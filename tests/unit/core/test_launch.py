@@ -13,7 +13,7 @@ from tests.unit.core.builders import prepare_result, spec, stack, stage
 from tests.unit.core.simulation import Operator
 from tests.unit.core.strategies import specs
 
-from latticeforge_operator.core.launch import MAX_NAME, object_name, store_claim
+from latticeforge_operator.core.launch import MAX_NAME, object_name, shared_name, store_claim
 from latticeforge_operator.core.steps import expand
 from latticeforge_trainer.contract import (
     EvaluateConfig,
@@ -45,27 +45,27 @@ NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", fullmatch=True)
 def test_names_are_labels_with_room_for_pods(name: str, attempt: int, stage_name: str) -> None:
     training = stack(spec(stage(stage_name)), name=name)
     for step in expand(training.spec, {}):
-        job = object_name(training, step, f"-{attempt}")
+        job = object_name(training, step, attempt)
         assert len(job) <= MAX_NAME
         assert LABEL.fullmatch(job)
-        assert LABEL.fullmatch(object_name(training, step))
+        assert LABEL.fullmatch(shared_name(training))
 
 
 @given(NAMES)
 def test_any_name_works(name: str) -> None:
     training = stack(name=name)
     for step in expand(training.spec, {}):
-        assert LABEL.fullmatch(object_name(training, step, "-12"))
+        assert LABEL.fullmatch(object_name(training, step, 12))
     assert len(store_claim(training)) <= 63
 
 
 def test_a_name_is_unique_per_stack_step_and_digest() -> None:
     first, again = stack(), stack()
     steps = expand(first.spec, {})
-    names = {object_name(training, step) for training in (first, again) for step in steps}
-    names |= {object_name(stack(uid="uid-2"), step) for step in steps}
+    names = {object_name(training, step, 0) for training in (first, again) for step in steps}
+    names |= {object_name(stack(uid="uid-2"), step, 0) for step in steps}
     other = stack(spec(stage("math"), stage("cic", data=[{"source": "owner/other"}])))
-    names.add(object_name(first, expand(other.spec, {})[1]))
+    names.add(object_name(first, expand(other.spec, {})[1], 0))
     assert len(names) == 2 * len(steps) + 1
 
 
