@@ -1,9 +1,10 @@
-"""The tests' Hub as a process of its own: it serves the repositories that it finds in a folder.
+"""The tests' Hub as a process of its own, with the model and the data set of two folders.
 
-    python hub_pod.py --port 8080 --url http://hub.ns.svc:8080 --cdn http://hub:8080 --seed /seed
+    python -m tests.cluster.hub_pod --port 8080 --url http://hub.ns.svc:8080 \\
+        --cdn http://hub:8080 --models /seed/models --datasets /seed/datasets
 
-`/seed/models` and `/seed/datasets` each hold one repository, `lab/tiny`. In a pod, this file, the
-server's two and the seed come out of ConfigMaps.
+Both are called `lab/tiny`. In a pod, this file, the server's two and the folders' files come out of
+ConfigMaps.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--url", required=True)
     parser.add_argument("--cdn", required=True)
-    parser.add_argument("--seed", type=Path, required=True)
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", type=Path, required=True)
     options = parser.parse_args()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with HubServer(options.host, options.port, url=options.url, cdn=options.cdn) as hub:
+    address = {"url": options.url, "cdn": options.cdn}
+    with HubServer(options.host, options.port, **address, inline=True) as hub:
         for kind in KINDS:
             # A ConfigMap's folder also holds the links (`..data`) by which it is updated.
-            found = (options.seed / kind).iterdir()
+            found = getattr(options, kind).iterdir()
             files = {path.name: path.read_bytes() for path in found if path.name[:2] != ".."}
             hub.put(REPOSITORY, files, kind=kind)
         ended.wait()

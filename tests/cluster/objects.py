@@ -160,7 +160,8 @@ def hub(
         "port": str(address.port),
         "url": address.url,
         "cdn": address.cdn,
-        "seed": "/seed",
+        "models": "/seed/models",
+        "datasets": "/seed/datasets",
     }
     container = {
         "name": "hub",

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import pytest
 from tests.cluster import objects
 from tests.cluster.objects import HubAddress, Manifest
@@ -259,7 +260,10 @@ async def _set_up(world: World, model: Path, data: Path) -> None:
         await world.put(manifest)
 
     async def hub_answers() -> Any:
-        return await world.hub("api/models/lab/tiny")
+        try:
+            return await world.hub("api/models/lab/tiny")
+        except aiohttp.ClientConnectionError:  # its pod is starting
+            return None
 
     await world.until("the Hub", hub_answers)
 
