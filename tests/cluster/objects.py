@@ -266,7 +266,7 @@ def stack(pool_name: str, destination: str, **fields: Any) -> Manifest:
         fields: Further fields of the spec, or others than these.
     """
     hyperparameters = {
-        "epochs": 24,
+        "epochs": 40,
         "sequenceLength": 256,
         "globalBatchTokens": 256,
         "learningRate": "1e-3",
