@@ -1,0 +1,108 @@
+"""Training on two nodes: two pods of one process each, ZeRO-3 over gloo, on the devcluster.
+
+Its node pretends to have two GPUs, and the trainer, which finds none, computes on the CPU. A kind
+cluster cannot run this: a volume that several nodes share is more than its storage class offers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tests.cluster import objects
+from tests.cluster.objects import STEPS
+from tests.cluster.sites import devcluster
+from tests.cluster.test_stack import ONCE, attempts, result
+from tests.cluster.world import World, world_on
+
+from latticeforge_operator.devcluster.controllers.nodes import NodeCapacity
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.xdist_group("cluster"),
+]
+
+CAPACITY = NodeCapacity(cpu=4, memory_bytes=2**34, gpus=2)
+POOL = "nodes"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(
+    model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
+    """Nodes with one GPU each."""
+    async with (
+        devcluster(tmp_path_factory.mktemp("nodes"), CAPACITY) as site,
+        world_on(site, model, data) as made,
+    ):
+        spec = {"accelerator": "H200", "gpusPerNode": 1}
+        pool = {**objects.pool(POOL), "spec": spec}
+        await made.put(pool)
+        yield made
+        await made.remove("GPUPool", pool["apiVersion"], POOL)
+
+
+def stages() -> list[dict[str, Any]]:
+    """The stage of every other test here, but shorter: a step takes two processes much longer."""
+    (stage,) = copy.deepcopy(objects.stack("", "")["stages"])
+    stage["hyperparameters"] |= {"epochs": 6, "globalBatchTokens": 512}
+    return [stage]
+
+
+async def train_pods(world: World, name: str) -> dict[str, dict[str, Any]]:
+    """The running pods of the train step, by their index."""
+    index = "batch.kubernetes.io/job-completion-index"
+    return {
+        pod["metadata"]["annotations"][index]: pod
+        for pod in await world.active_pods(name)
+        if pod["metadata"]["labels"]["latticeforge.dev/step"] == "math.train"
+    }
+
+
+async def loses(world: World, name: str, beyond: int, **options: Any) -> int:
+    """Lets the second of its pods be deleted while it trains.
+
+    Returns:
+        The step after which the next attempt has gone on.
+    """
+    reported = await world.trains(name, beyond)
+    before = await train_pods(world, name)
+    assert sorted(before) == ["0", "1"]
+    await world.delete_pod(before["1"], **options)
+    uids = {pod["metadata"]["uid"] for pod in before.values()}
+
+    async def replaced() -> bool:
+        now = [pod["metadata"]["uid"] for pod in (await train_pods(world, name)).values()]
+        return len(now) == 2 and uids.isdisjoint(now)
+
+    await world.until("two other pods", replaced)
+
+    async def went_on() -> int:
+        meters = await world.meters(name)
+        step: int = meters.get("checkpointStep") or 0
+        return step if step and meters["step"] > step and meters["step"] != reported else 0
+
+    return await world.until(f"{name} goes on", went_on)
+
+
+async def test_a_lost_pod_costs_the_attempt_and_nothing_else(world: World) -> None:
+    compute = {"pool": POOL, "gpus": 2}
+    await world.apply("whole", stages=stages(), compute=compute)
+    whole = await world.reaches("whole", "Succeeded")
+    assert attempts(whole) == dict.fromkeys(STEPS, ONCE)
+
+    await world.apply("broken", stages=stages(), compute=compute)
+    stopped = await loses(world, "broken", beyond=4)
+    assert stopped > 4
+    again = await loses(world, "broken", beyond=stopped + 2, gracePeriodSeconds=0)
+    assert again == stopped, "a pod that is killed leaves no other checkpoint"
+    broken = await world.reaches("broken", "Succeeded")
+
+    assert attempts(broken)["math/train"] == [("Interrupted", False), ("Failed", True), *ONCE]
+    assert result(broken) == result(whole)
