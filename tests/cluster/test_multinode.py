@@ -41,8 +41,7 @@ async def world(
         devcluster(tmp_path_factory.mktemp("nodes"), CAPACITY) as site,
         world_on(site, model, data) as made,
     ):
-        spec = {"accelerator": "H200", "gpusPerNode": 1}
-        pool = {**objects.pool(POOL), "spec": spec}
+        pool = {**objects.pool(POOL), "spec": {"accelerator": "H200", "gpusPerNode": 1}}
         await made.put(pool)
         yield made
         await made.remove("GPUPool", pool["apiVersion"], POOL)
@@ -104,5 +103,8 @@ async def test_a_lost_pod_costs_the_attempt_and_nothing_else(world: World) -> No
     assert again == stopped, "a pod that is killed leaves no other checkpoint"
     broken = await world.reaches("broken", "Succeeded")
 
-    assert attempts(broken)["math/train"] == [("Interrupted", False), ("Failed", True), *ONCE]
+    deleted, killed, last = attempts(broken)["math/train"]
+    assert (deleted, last) == (("Interrupted", False), *ONCE)
+    # Its peer hears of it from the broken connection or, sooner, from the Job controller.
+    assert killed in {("Failed", True), ("Interrupted", False)}
     assert result(broken) == result(whole)
