@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,12 @@ async def site(
 ) -> AsyncIterator[Site]:
     """A cluster."""
     folder = tmp_path_factory.mktemp("site")
-    makers = {
-        "devcluster": lambda: devcluster(folder / "devcluster", CAPACITY),
-        "kind": lambda: kind_cluster(folder),
-        "kubeconfig": named_cluster,
+    clusters: dict[str, AbstractAsyncContextManager[Site]] = {
+        "devcluster": devcluster(folder / "devcluster", CAPACITY),
+        "kind": kind_cluster(folder),
+        "kubeconfig": named_cluster(),
     }
-    async with makers[request.param]() as made:
+    async with clusters[request.param] as made:
         yield made
 
 

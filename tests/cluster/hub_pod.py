@@ -1,7 +1,7 @@
 """The tests' Hub as a process of its own, with the model and the data set of two folders.
 
-    python -m tests.cluster.hub_pod --port 8080 --url http://hub.ns.svc:8080 \\
-        --cdn http://hub:8080 --models /seed/models --datasets /seed/datasets
+    python -m tests.cluster.hub_pod --port 8080 --models /seed/models --datasets /seed/datasets
+        --url http://hub.ns.svc:8080 --cdn http://hub:8080
 
 Both are called `lab/tiny`. In a pod, this file, the server's two and the folders' files come out of
 ConfigMaps.

@@ -143,9 +143,7 @@ def operator(space: str, image: str, trainer_image: str, hub_url: str) -> Manife
 # --- the Hub
 
 
-def hub(
-    address: HubAddress, image: str, model: Path, data: Path
-) -> list[Manifest]:
+def hub(address: HubAddress, image: str, model: Path, data: Path) -> list[Manifest]:
     """The Hub: a Service, its pod, and ConfigMaps with what the pod runs and serves.
 
     Args:

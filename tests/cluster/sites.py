@@ -127,7 +127,7 @@ async def kind_cluster(folder: Path) -> AsyncIterator[RealCluster]:
     try:
         _run("kind", "create", "cluster", "--name", name, "--kubeconfig", str(kubeconfig))
         # Under a tag of their own: what is called latest would be pulled whatever is loaded.
-        loaded = tuple(f"{part}:{name}" for part in ("operator", "trainer"))
+        loaded = f"operator:{name}", f"trainer:{name}"
         for image, tag in zip(images, loaded, strict=True):
             _run("docker", "tag", image, tag)
             _run("kind", "load", "docker-image", tag, "--name", name)

@@ -152,9 +152,7 @@ def test_a_step_that_tells_its_end_is_not_stopped_any_more(
 ) -> None:
     step_that(monkeypatch, OutOfMemory("80 GiB are not enough"))
     sink = Sink()
-    monkeypatch.setattr(
-        sink, "send", lambda _: os.kill(os.getpid(), signal.SIGTERM), raising=True
-    )
+    monkeypatch.setattr(sink, "send", lambda _: os.kill(os.getpid(), signal.SIGTERM), raising=True)
     before = signal.signal(signal.SIGTERM, entry._interrupt)
     try:
         assert ran(config, sink, config.parent) is ExitCode.OUT_OF_MEMORY
