@@ -24,6 +24,7 @@ HUB_SOURCES = {
     "tests/fixtures/hub_server.py": FIXTURES / "hub_server.py",
     "tests/fixtures/hub_state.py": FIXTURES / "hub_state.py",
 }
+HUB_PACKAGES = ("tests", "tests/cluster", "tests/fixtures")
 PRICE_PER_HOUR = 3600
 """Of a pod of the pool: one dollar a second, so that a budget is soon spent."""
 PROGRESS_SECONDS = "0.3"
@@ -154,6 +155,9 @@ def hub(address: HubAddress, image: str, model: Path, data: Path) -> list[Manife
     """
     sources = {name.replace("/", "."): path.read_bytes() for name, path in HUB_SOURCES.items()}
     items = [{"key": name.replace("/", "."), "path": name} for name in HUB_SOURCES]
+    # Packages, or one called `tests` that comes with a library of the image would be found first.
+    sources["empty"] = b""
+    items += [{"key": "empty", "path": f"{folder}/__init__.py"} for folder in HUB_PACKAGES]
     options = {
         "port": str(address.port),
         "url": address.url,

@@ -59,6 +59,7 @@ CHILDREN = {
     "rolebindings": RBAC,
 }
 """Everything that a stack may own."""
+ENDED = {"Failed", "Succeeded"}
 _POLL_SECONDS = 0.1
 
 
@@ -190,9 +191,10 @@ class World:
 
         async def reached() -> dict[str, Any] | None:
             status = await self.status(name)
-            if status.get("phase") == "Failed" != phase:
-                pytest.fail(f"{name} failed: {status['message']}\n{await self._story()}")
-            return status if status.get("phase") == phase else None
+            found = status.get("phase")
+            if found in ENDED - {phase}:
+                pytest.fail(f"{name} {found}: {status['message']}\n{await self._story()}")
+            return status if found == phase else None
 
         found = await self.until(f"{name} {phase}", reached)
         return found or {}
