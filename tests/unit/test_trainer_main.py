@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,3 +145,43 @@ def test_sigterm_interrupts(config: Path, monkeypatch: pytest.MonkeyPatch) -> No
     finally:
         signal.signal(signal.SIGTERM, before)
     assert result.exit_code == ExitCode.INTERRUPTED
+
+
+def test_a_step_that_tells_its_end_is_not_stopped_any_more(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_that(monkeypatch, OutOfMemory("80 GiB are not enough"))
+    sink = Sink()
+    monkeypatch.setattr(sink, "send", lambda _: os.kill(os.getpid(), signal.SIGTERM), raising=True)
+    before = signal.signal(signal.SIGTERM, entry._interrupt)
+    try:
+        assert ran(config, sink, config.parent) is ExitCode.OUT_OF_MEMORY
+        assert signal.getsignal(signal.SIGTERM) is entry._interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+STOPPED_AT_ITS_VERY_END = """
+import os
+from latticeforge_trainer.__main__ import main
+
+class Late:
+    def __del__(self, kill=os.kill, own=os.getpid(), number={number}):
+        kill(own, number)
+
+late = Late()  # the interpreter drops it when handlers are no more
+main()
+"""
+
+
+def test_sigterm_while_the_interpreter_goes_does_not_change_the_code(tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    path.write_text(json.dumps({**CONFIG, "runtime": {"basePath": "./no", "adapter": "e" * 64}}))
+    script = STOPPED_AT_ITS_VERY_END.format(number=int(signal.SIGTERM))
+    command = [sys.executable, "-c", script, "merge", "--config", str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(
+        [*command, "--store", str(tmp_path)], env=environment, capture_output=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == ExitCode.USER_ERROR, ended.stderr.decode()

@@ -12,6 +12,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -53,6 +55,16 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise Interrupted("the step was asked to stop and will start again from where it was")
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """In the block, SIGTERM is ignored: a step that has ended cannot be stopped any more."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_step(config: StepConfig, store: Store, reporter: Reporter) -> ExitCode:
     """Run one step to its end, reporting it.
 
@@ -67,10 +79,12 @@ def run_step(config: StepConfig, store: Store, reporter: Reporter) -> ExitCode:
         log.error("%s", error)  # noqa: TRY400  (a sentence for its reader, not a traceback)
         interrupted = isinstance(error, Interrupted)
         state = StepState.INTERRUPTED if interrupted else StepState.FAILED
-        reporter.ended(state, str(error), error.exit_code)
+        with _undisturbed():
+            reporter.ended(state, str(error), error.exit_code)
         return error.exit_code
     except Exception as error:
-        reporter.ended(StepState.FAILED, f"{type(error).__name__}: {error}"[:1000], 1)
+        with _undisturbed():
+            reporter.ended(StepState.FAILED, f"{type(error).__name__}: {error}"[:1000], 1)
         raise
     return ExitCode.DONE
 
@@ -95,7 +109,11 @@ def main(step: str, config: Path, root: Path) -> None:
         click.echo(f"latticeforge-train: {error}", err=True)
         sys.exit(error.exit_code)
     reporter = Reporter(StepKind(step), parsed.digest, sink_from_environment())
-    sys.exit(run_step(parsed, Store(root), reporter))
+    code = run_step(parsed, Store(root), reporter)
+    # The interpreter takes a while to go, without our handler: when one pod of several ends, the
+    # others are stopped, and those that were just ending too would leave with SIGTERM's code.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def words(code: int, *, earlier: bool = False) -> Progress:
     ("seen", "outcome", "counted"),
     [
         (evidence(81), "UserError", True),
+        (evidence(progress=words(80)), "Interrupted", False),
+        (evidence(progress=words(80, earlier=True)), "Failed", True),
         (evidence(81, disrupted=True), "UserError", True),
         (evidence(80, reason="DeadlineExceeded"), "Deadline", False),
         (evidence(137, disrupted=True), "Preempted", False),

@@ -74,7 +74,8 @@ def run_workers(config: TrainConfig, store: Store) -> TrainResult:
     except ChildFailedError as error:
         raise step_error(error.failures) from error
     except SignalException as error:
-        raise Interrupted("the workers were asked to stop, and wrote a checkpoint") from error
+        # Those of another pod may have been killed, and these then could not checkpoint together.
+        raise Interrupted("asked to stop; it will go on from the last checkpoint") from error
     manifest = store.manifest(config.digest)
     if manifest is None or not isinstance(manifest.result, TrainResult):
         raise RuntimeError(f"the workers ended well but left no artifact {config.digest[:12]}")

@@ -61,8 +61,20 @@ class Evidence:
 
     @property
     def exit_codes(self) -> set[int]:
-        """Exit codes of its pods that did not end well."""
-        return {pod.exit_code for pod in self.pods if pod.exit_code not in (None, 0)}
+        """Exit codes of its pods that did not end well.
+
+        A pod that somebody deletes is gone with its code; the trainer's own report still tells it.
+        """
+        codes = {pod.exit_code for pod in self.pods if pod.exit_code not in (None, 0)}
+        return codes or self._reported_codes
+
+    @property
+    def _reported_codes(self) -> set[int]:
+        progress = self.progress
+        if progress is None or not progress.exit_code:
+            return set()
+        earlier = datetime.fromisoformat(progress.updated_at) < self.job.created_at
+        return set() if earlier else {progress.exit_code}
 
     @property
     def complete(self) -> bool:
@@ -75,11 +87,7 @@ class Evidence:
     @property
     def last_words(self) -> str:
         """The trainer's own sentence, if it belongs to the end of this attempt."""
-        progress = self.progress
-        if progress is None or progress.exit_code in (None, 0):
-            return ""
-        earlier = datetime.fromisoformat(progress.updated_at) < self.job.created_at
-        return "" if earlier else progress.message
+        return self.progress.message if self.progress and self._reported_codes else ""
 
 
 def _code(code: ExitCode) -> Callable[[Evidence], bool]:
