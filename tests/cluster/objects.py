@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latticeforge_operator.api import API_VERSION
+from latticeforge_operator.cluster import access
 
 Manifest = dict[str, Any]
 
@@ -74,22 +75,7 @@ def token(value: str) -> Manifest:
 
 def operator_rules() -> list[Manifest]:
     """What the operator may do in the namespace that it serves."""
-
-    def rule(group: str, resources: str, verbs: str) -> Manifest:
-        return {"apiGroups": [group], "resources": resources.split(), "verbs": verbs.split()}
-
-    rbac = "rbac.authorization.k8s.io"
-    return [
-        rule("latticeforge.dev", "stackedtrainings", "get list watch patch"),
-        rule("latticeforge.dev", "stackedtrainings/status", "get patch"),
-        rule("batch", "jobs", "get list watch create patch delete"),
-        rule("", "pods", "get list watch"),
-        rule("", "configmaps", "get list watch create patch"),
-        rule("", "services serviceaccounts", "get create patch"),
-        rule("", "persistentvolumeclaims", "get create patch delete"),
-        rule(rbac, "roles rolebindings", "get create patch"),
-        rule("", "events", "create patch"),
-    ]
+    return [rule.to_json() for rule in access.IN_NAMESPACE]
 
 
 def operator_access(space: str, cluster_name: str) -> list[Manifest]:
@@ -101,11 +87,6 @@ def operator_access(space: str, cluster_name: str) -> list[Manifest]:
     """
     group = "rbac.authorization.k8s.io"
     account = {"kind": "ServiceAccount", "name": OPERATOR, "namespace": space}
-    pools = {
-        "apiGroups": ["latticeforge.dev"],
-        "resources": ["gpupools"],
-        "verbs": ["get", "list", "watch"],
-    }
 
     def role(kind: str, name: str, rules: list[Manifest]) -> Manifest:
         made = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name}}
@@ -120,7 +101,7 @@ def operator_access(space: str, cluster_name: str) -> list[Manifest]:
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": OPERATOR}},
         role("Role", OPERATOR, operator_rules()),
         binding("RoleBinding", OPERATOR, "Role"),
-        role("ClusterRole", cluster_name, [pools]),
+        role("ClusterRole", cluster_name, [rule.to_json() for rule in access.IN_CLUSTER]),
         binding("ClusterRoleBinding", cluster_name, "ClusterRole"),
     ]
 

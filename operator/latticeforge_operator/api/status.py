@@ -82,6 +82,14 @@ class Attempt(StatusModel):
     """GPUs that each of its pods holds."""
     cost: str = "0"
     """Money that it spent."""
+    idle: dict[str, float] = Field(default_factory=dict)
+    """How many of these seconds passed before all its pods ran: images, volumes, its peers."""
+    idle_cost: str = "0"
+    """The part of `cost` that was spent on them."""
+    queued_seconds: float | None = None
+    """From the creation of its Job to its first scheduled pod: queue, quota, scheduler."""
+    log: str | None = None
+    """The last lines of the log of its failed pod."""
     ended_at: str | None = None
     """When it ended."""
 
@@ -173,9 +181,11 @@ class CostStatus(StatusModel):
     """Money that the whole is expected to have cost in the end, if the rest goes as before; empty
     until enough has run to tell, and when nothing runs."""
     useful: str = "0.00"
-    """The part of `spent` that went into results."""
+    """The part of `spent` that went into results; with `lost` and `waiting` it is the whole."""
     lost: str = "0.00"
     """The part of `spent` that went into attempts which had to be started again."""
+    waiting: str = "0.00"
+    """The part of `spent` for pods that held GPUs before all pods of their attempt ran."""
     retired: str = "0"
     """The part of `lost` that was spent on steps which are no longer part of the stack."""
     gpu_seconds: float = 0

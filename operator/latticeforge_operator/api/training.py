@@ -270,6 +270,8 @@ class Compute(APIModel):
     """What the choice of pool and GPUs minimises."""
     queue: DNSLabel | None = None
     """Kueue LocalQueue that admits the Jobs."""
+    priority_class_name: DNSLabel | None = None
+    """PriorityClass of the pods on the pool."""
 
 
 class Budget(APIModel):

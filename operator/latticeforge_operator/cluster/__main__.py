@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import kopf
+from pythonjsonlogger.json import JsonFormatter
 
 from latticeforge_operator.cluster.client import (
     CONFIG_MAPS,
@@ -156,12 +157,27 @@ def _group_version(resource: Resource) -> tuple[str, str]:
     return group, version
 
 
+_FORMATS = {
+    "text": logging.Formatter("%(asctime)s %(levelname)s %(message)s"),
+    "json": JsonFormatter(
+        ["asctime", "levelname", "name", "message"],
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+    ),
+}
+"""How log lines look; as JSON they carry `training`, the stack that they speak of, as a field."""
+
+
 @click.command()
 @click.option("--namespace", "-n", "namespaces", multiple=True, help="Serve only this namespace.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and probes.")
-def main(namespaces: tuple[str, ...], metrics_port: int | None) -> None:
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def main(namespaces: tuple[str, ...], metrics_port: int | None, log_format: str) -> None:
     """Run the operator."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FORMATS[log_format])
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kopf").setLevel(logging.WARNING)
     Operator(namespaces, metrics_port).run()
 

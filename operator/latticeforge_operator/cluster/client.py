@@ -97,10 +97,15 @@ class Client:
         await self._api.close()
 
     async def list_all(
-        self, resource: Resource, namespace: str | None, label_selector: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None,
+        label_selector: str = "",
+        field_selector: str = "",
     ) -> list[dict[str, Any]]:
         """Every object of a kind, in one namespace or (None) in all."""
-        query = [("labelSelector", label_selector)] if label_selector else []
+        selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        query = [(name, selector) for name, selector in selectors.items() if selector]
         answer = await self._call("GET", resource.path(namespace), query=query)
         return list((answer or {}).get("items", []))
 

@@ -239,6 +239,8 @@ class _Factory:
             fields["nodeSelector"] = dict(pool.node_selector)
         if pool.tolerations:
             fields["tolerations"] = [toleration.to_json() for toleration in pool.tolerations]
+        if (priority := self.training.spec.compute.priority_class_name) is not None:
+            fields["priorityClassName"] = priority
         if self.launch.avoided_nodes:
             fields["affinity"] = {"nodeAffinity": _preferring_others(self.launch.avoided_nodes)}
         return fields

@@ -9,9 +9,10 @@ one, so a decision is never based on less than what this process has done.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +36,10 @@ V = TypeVar("V")
 
 Key = tuple[str, str]
 """Namespace and name of a StackedTraining."""
+
+_LOG_TAIL = 2048
+"""Characters; the kubelet keeps no more."""
+_TOKEN = re.compile(r"\bhf_\w{8,}")
 
 Reports = dict[tuple[str, str], Progress]
 """Last reports of steps, by step and digest."""
@@ -129,6 +134,13 @@ class Mirror:
             self._children[key].pop((kind, name), None)
         for obj in listed:
             self.put(kind, obj)
+
+    def complain(self, key: Key, job: str, complaint: str) -> None:
+        """Note why a Job has no pods, as its Events say."""
+        kept = self._children[key].get(("Job", job))
+        if kept is not None and isinstance(kept.value, JobView):
+            view = replace(kept.value, complaint=complaint)
+            self._children[key]["Job", job] = replace(kept, value=view)
 
     def training(self, key: Key) -> dict[str, Any] | None:
         """The StackedTraining, or None when it is gone."""
@@ -232,6 +244,7 @@ def job_view(obj: dict[str, Any]) -> JobView:
         created_at=datetime.fromisoformat(meta["creationTimestamp"]),
         finished_at=_time(ended.get("lastTransitionTime")),
         suspended=bool(obj["spec"].get("suspend")),
+        deadline_seconds=obj["spec"].get("activeDeadlineSeconds"),
         succeeded=_holds(obj, "Complete"),
         failed=_holds(obj, "Failed"),
         reason=failed.get("reason", ""),
@@ -252,6 +265,7 @@ def pod_view(obj: dict[str, Any]) -> PodView:
         scheduled_at=_time(scheduled["lastTransitionTime"])
         if scheduled and scheduled["status"] == "True"
         else None,
+        started_at=_started_at(status),
         finished_at=_finished_at(status) if phase in {"Succeeded", "Failed"} else None,
         exit_code=_exit_code(status),
         disrupted=_holds(obj, "DisruptionTarget"),
@@ -259,6 +273,7 @@ def pod_view(obj: dict[str, Any]) -> PodView:
         waiting=_waiting(status, scheduled),
         ended_because=_ended_because(status),
         node=obj["spec"].get("nodeName", ""),
+        log_tail=_log_tail(status),
     )
 
 
@@ -271,13 +286,31 @@ def _finished_at(status: dict[str, Any]) -> datetime | None:
     return max((time for time in times if time is not None), default=None)
 
 
-def _terminated(status: dict[str, Any]) -> dict[str, Any] | None:
-    """How the trainer ended; sidecars of a pool's pod template end as they like."""
+def _trainer_state(status: dict[str, Any]) -> dict[str, Any]:
+    """The state of the trainer; sidecars of a pool's pod template start and end as they like."""
     for container in status.get("containerStatuses") or []:
         if container["name"] == TRAINER_CONTAINER:
-            ended: dict[str, Any] | None = container.get("state", {}).get("terminated")
-            return ended
-    return None
+            state: dict[str, Any] = container.get("state") or {}
+            return state
+    return {}
+
+
+def _started_at(status: dict[str, Any]) -> datetime | None:
+    state = _trainer_state(status)
+    return _time((state.get("running") or state.get("terminated") or {}).get("startedAt"))
+
+
+def _terminated(status: dict[str, Any]) -> dict[str, Any] | None:
+    """How the trainer ended."""
+    return _trainer_state(status).get("terminated")
+
+
+def _log_tail(status: dict[str, Any]) -> str:
+    """What the kubelet kept of a failed trainer's log, without anything that looks like a token."""
+    ended = _terminated(status) or {}
+    if not ended.get("exitCode"):
+        return ""
+    return _TOKEN.sub("hf_***", str(ended.get("message") or "").strip())[-_LOG_TAIL:]
 
 
 def _exit_code(status: dict[str, Any]) -> int | None:

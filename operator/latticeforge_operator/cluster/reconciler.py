@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +33,7 @@ from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.cluster.telemetry import Telemetry
 from latticeforge_operator.core.launch import store_claim
 from latticeforge_operator.core.reconcile import reconcile, refuse
+from latticeforge_operator.core.settle import PATIENCE
 from latticeforge_operator.core.values import Decision, Event, Launch
 
 log = logging.getLogger(__name__)
@@ -117,13 +119,13 @@ class Reconciler:
             self.telemetry.passed("unavailable")
             count = self._failures[key] = self._failures.get(key, 0) + 1
             seconds = min(2.0 ** min(count, 6) / 2, LONGEST_BACKOFF)
-            log.warning("%s/%s: %s; again in %.0f s", *key, error, seconds)
+            log.warning("%s/%s: %s; again in %.0f s", *key, error, seconds, extra=_about(key))
             self._wake_later(key, seconds)
             return
         except Exception:
             # The edge: a defect in one stack's pass must not end the others' operator.
             self.telemetry.passed("defect")
-            log.exception("%s/%s: reconcile failed", *key)
+            log.exception("%s/%s: reconcile failed", *key, extra=_about(key))
             self._wake_later(key, LONGEST_BACKOFF)
             return
         self.telemetry.passed("done")
@@ -145,6 +147,7 @@ class Reconciler:
         obj = self.mirror.training(key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             return None
+        await self._ask_why_without_pods(key)
         decision, training = self._decide(obj, key)
         if decision.launch is not None and decision.launch.attempt > 0:
             await self._look_closer(key)
@@ -157,7 +160,7 @@ class Reconciler:
             if training is not None and decision.launch is not None:
                 await self._launch(training, decision.launch)
         except Refused as error:
-            log.warning("%s/%s: %s", *key, error)
+            log.warning("%s/%s: %s", *key, error, extra=_about(key))
             problem = f"the cluster refused an object of this stack: {error}"
         status = decision.status.to_json()
         if problem is not None:
@@ -189,15 +192,32 @@ class Reconciler:
             listed = await self._client.list_all(resource, namespace, selector)
             self.mirror.replace(kind, key, listed, known)
 
+    async def _ask_why_without_pods(self, key: Key) -> None:
+        """A quota or a webhook that refuses pods says so in the Events of their Job alone."""
+        observed, now = self.mirror.observed(key), self._now()
+        with_pods = {pod.job for pod in observed.pods}
+        for job in observed.unfinished:
+            if job.suspended or job.name in with_pods or now < job.created_at + PATIENCE:
+                continue
+            selector = f"involvedObject.name={job.name},reason=FailedCreate"
+            events = await self._client.list_all(EVENTS, key[0], field_selector=selector)
+            newest = max(events, key=lambda e: e.get("lastTimestamp") or "", default=None)
+            if newest is not None:
+                self.mirror.complain(key, job.name, str(newest.get("message", "")))
+
     async def _control_jobs(self, namespace: str, decision: Decision) -> None:
         for name in decision.delete:
             await self._client.delete(JOBS, namespace, name)
+        changes: dict[str, dict[str, Any]] = defaultdict(dict)
+        for name, seconds in decision.deadlines.items():
+            changes[name]["activeDeadlineSeconds"] = seconds
         for names, suspended in ((decision.suspend, True), (decision.resume, False)):
             for name in names:
-                patch = {"spec": {"suspend": suspended}}
-                job = await self._client.merge_patch(JOBS, namespace, name, patch)
-                if job is not None:
-                    self.mirror.refresh("Job", job)
+                changes[name]["suspend"] = suspended
+        for name, spec in changes.items():
+            job = await self._client.merge_patch(JOBS, namespace, name, {"spec": spec})
+            if job is not None:
+                self.mirror.refresh("Job", job)
 
     async def _launch(self, training: StackedTraining, launch: Launch) -> None:
         """Create what an attempt needs; what its steps share only once in this process's life.
@@ -254,7 +274,14 @@ class Reconciler:
         try:
             await self._client.create(EVENTS, meta["namespace"], manifest)
         except (Refused, Unavailable) as error:
-            log.warning("event not told: %s: %s", event.message, error)
+            key = (meta["namespace"], meta["name"])
+            told = f"event not told: {event.message}: {error}"
+            log.warning("%s/%s: %s", *key, told, extra=_about(key))
+
+
+def _about(key: Key) -> dict[str, str]:
+    """The field of a structured log line that names its stack."""
+    return {"training": "/".join(key)}
 
 
 def sentence(error: ValueError) -> str:

@@ -122,6 +122,8 @@ class _Sums:
         self.gpus: dict[tuple[str, ...], float] = defaultdict(float)
         self.spent: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
         self.lost: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
+        self.waiting: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
+        self.queued: dict[tuple[str, ...], float] = defaultdict(float)
         self.attempts: dict[tuple[str, ...], float] = defaultdict(float)
 
     def add(self, namespace: str, status: TrainingStatus) -> None:
@@ -130,10 +132,12 @@ class _Sums:
         money = (namespace, pool, status.cost.currency)
         self.spent[money] += Decimal(status.cost.spent)
         self.lost[money] += Decimal(status.cost.lost)
+        self.waiting[money] += Decimal(status.cost.waiting)
         for step in status.steps:
             self.steps[namespace, step.name.rpartition("/")[2], step.phase] += 1
             for attempt in step.attempts:
                 pods = self._active_pods.get((namespace, attempt.job), 0)
+                self.queued[namespace, pool] += attempt.queued_seconds or 0.0
                 self.gpus[namespace, pool] += attempt.gpus_per_pod * pods
                 if attempt.outcome is not None:
                     self.attempts[namespace, attempt.outcome] += 1
@@ -146,6 +150,10 @@ class _Sums:
         yield _gauge("gpus_held", "GPUs that pods hold", place, self.gpus)
         yield _gauge("spent", "Money spent on the stacks there are", money, self.spent)
         yield _gauge("lost", "Money spent on work that was redone", money, self.lost)
+        waiting = "Money spent on GPUs that were held before the work began"
+        yield _gauge("waiting", waiting, money, self.waiting)
+        queued = "Seconds that attempts waited for their first node"
+        yield _gauge("queued_seconds", queued, place, self.queued)
         outcomes = ("namespace", "outcome")
         yield _gauge("attempts", "Attempts that ended, by outcome", outcomes, self.attempts)
 

@@ -146,6 +146,8 @@ class _Pass:
         self.report = Report(status, training.generation, now)
         self.runs: str | None = None
         """The step whose Job may run; every other Job is stopped."""
+        self.deadline: int | None = None
+        """Seconds that the budget still pays for."""
 
     def decide(self) -> Decision:
         """Walk the line and decide."""
@@ -185,7 +187,12 @@ class _Pass:
             decision,
             suspend=tuple(j.name for j in jobs if j.step != self.runs and not j.suspended),
             resume=tuple(j.name for j in jobs if j.step == self.runs and self._may_resume(j)),
+            deadlines={j.name: s for j in jobs if j.suspended and (s := self._deadline(j))},
         )
+
+    def _deadline(self, job: JobView) -> int | None:
+        """A suspended Job's deadline if it has to be changed."""
+        return self.deadline if self.deadline != job.deadline_seconds else None
 
     def _may_resume(self, job: JobView) -> bool:
         """A queued Job is suspended by Kueue until it is admitted, and resumed by Kueue alone."""
@@ -274,6 +281,7 @@ class _Pass:
 
     def _run(self, step: Step, placement: Placement, deadline: int | None) -> Decision:
         self.runs, record = step.name, self.walk.records[step.name]
+        self.deadline = deadline
         last = record.attempts[-1] if record.attempts else None
         if last is not None and last.outcome is None:
             return self._running(step, f"{step.name}: {record.message}")
@@ -299,8 +307,8 @@ class _Pass:
             return self._end(Phase.FAILED, f"{step.name} failed: {why}", "StepFailed")
         ended = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
         wake = ended + failure.delay(restarts if last.counted else 0)
-        if self.now >= wake:
-            return None
+        if not ended <= self.now < wake:
+            return None  # it has waited, or the clock was set back behind the failure
         waits = self._running(step, f"{step.name} starts again soon: {last.reason}")
         return replace(waits, wake_at=wake)
 
@@ -320,8 +328,9 @@ class _Pass:
         self._record_launch(record, launch)
         verb = "starts" if number == 0 else f"starts again (attempt {number + 1})"
         self.report.phase(Phase.RUNNING, f"{step.name} {verb}", step.name)
-        event = Event("StepStarted", f"{step.name} {verb}")
-        return Decision(status=self.report.status, launch=launch, events=(event,))
+        # That a first attempt begins is no news: the step before it has just been told as done.
+        events = (Event("StepStarted", f"{step.name} {verb}"),) if number else ()
+        return Decision(status=self.report.status, launch=launch, events=events)
 
     def _record_launch(self, record: StepStatus, launch: Launch) -> None:
         attempt = Attempt(

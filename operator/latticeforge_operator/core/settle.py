@@ -83,7 +83,7 @@ class Settlement:
 
     def _close(
         self, attempt: Attempt, outcome: Outcome, reason: str = "", remedy: str = "", *,
-        counted: bool = False, nodes: Sequence[str] = (),
+        counted: bool = False, nodes: Sequence[str] = (), log: str = "",
     ) -> None:  # fmt: skip
         closed = {
             "outcome": outcome.value,
@@ -91,6 +91,7 @@ class Settlement:
             "remedy": remedy or None,
             "counted": counted,
             "nodes": list(nodes),
+            "log": log or None,
             "ended_at": timestamp(self._now),
         }
         self._put(attempt.model_copy(update=closed))
@@ -109,9 +110,10 @@ class Settlement:
         attempt = self._attempt(job)
         if attempt.outcome is not None:
             return
-        self._put(attempt)
         self._update(started_at=self._record.started_at or timestamp(job.created_at))
         pods = tuple(pod for pod in self._observed.pods if pod.job == job.name)
+        attempt = _queued(attempt, job, pods)
+        self._put(attempt)
         evidence = failure.Evidence(job, pods, self._progress)
         result = self._result()
         if job.succeeded and result is not None:
@@ -122,7 +124,10 @@ class Settlement:
         elif job.finished:
             self._fail(attempt, evidence)
         elif not self._has_stalled(attempt, evidence):
-            self._update(phase=StepPhase.RUNNING, **_running_fields(job, pods, self._progress))
+            fields = _running_fields(job, pods, self._progress, self._placement.queue)
+            self._update(phase=StepPhase.RUNNING, **fields)
+            if not pods and not job.suspended and self._now < job.created_at + PATIENCE:
+                self.wake_at = job.created_at + PATIENCE
 
     def _attempt(self, job: JobView) -> Attempt:
         """The attempt of a Job; a new one if the status was lost after the Job was created."""
@@ -150,8 +155,8 @@ class Settlement:
     def _may_be_told_more(self, evidence: failure.Evidence) -> bool:
         """Whether to wait a little for what the Job's end alone does not tell."""
         ended = evidence.job.finished_at
-        if ended is None or self._now >= ended + PATIENCE:
-            return False
+        if ended is None or abs(self._now - ended) >= PATIENCE:
+            return False  # it has waited, or a clock was moved by more than the wait
         if evidence.job.failed and evidence.complete:
             return False
         self.wake_at = ended + PATIENCE
@@ -185,7 +190,12 @@ class Settlement:
             Event(verdict.outcome, f"{self._step.name}: {verdict.reason}", warning=verdict.counted)
         )
         self._close(
-            attempt, verdict.outcome, verdict.reason, verdict.remedy, counted=verdict.counted
+            attempt,
+            verdict.outcome,
+            verdict.reason,
+            verdict.remedy,
+            counted=verdict.counted,
+            log=evidence.log_tail,
         )
 
     def _has_stalled(self, attempt: Attempt, evidence: failure.Evidence) -> bool:
@@ -216,15 +226,26 @@ def _forgiven(record: StepStatus) -> StepStatus:
     return record.model_copy(update={"phase": StepPhase.PENDING, "attempts": attempts})
 
 
+def _queued(attempt: Attempt, job: JobView, pods: Sequence[PodView]) -> Attempt:
+    """The attempt with how long it was queued, once its first pod has a node."""
+    scheduled = [pod.scheduled_at for pod in pods if pod.scheduled_at is not None]
+    if attempt.queued_seconds is not None or not scheduled:
+        return attempt
+    seconds = max(0.0, (min(scheduled) - job.created_at).total_seconds())
+    return attempt.model_copy(update={"queued_seconds": seconds})
+
+
 def _running_fields(
-    job: JobView, pods: tuple[PodView, ...], progress: Progress | None
+    job: JobView, pods: tuple[PodView, ...], progress: Progress | None, queue: str | None
 ) -> dict[str, object]:
     report = progress if progress is not None and progress.state is StepState.RUNNING else None
     waiting = next((pod.waiting for pod in pods if pod.waiting), "")
-    if job.suspended:
+    if job.suspended and queue is not None:
+        message = f"queued: Kueue has not admitted it into queue {queue} yet"
+    elif job.suspended:
         message = "suspended"
-    elif waiting:
-        message = f"waiting: {waiting}"
+    elif waiting or job.complaint:
+        message = f"waiting: {waiting or job.complaint}"
     elif report is not None:
         message = report.message
     else:

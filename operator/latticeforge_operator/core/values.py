@@ -18,6 +18,8 @@ class PodView:
     job: str
     phase: str
     scheduled_at: datetime | None = None
+    started_at: datetime | None = None
+    """When the trainer's container began to run."""
     finished_at: datetime | None = None
     """When its last container ended."""
     exit_code: int | None = None
@@ -30,6 +32,8 @@ class PodView:
     ended_because: str = ""
     """What the kubelet says of the trainer's end beyond its exit code: OOMKilled, StartError, …"""
     node: str = ""
+    log_tail: str = ""
+    """The last lines of a failed trainer's log, without secrets."""
 
     @property
     def active(self) -> bool:
@@ -48,12 +52,16 @@ class JobView:
     created_at: datetime
     finished_at: datetime | None = None
     suspended: bool = False
+    deadline_seconds: int | None = None
+    """After this long in one go it is ended, whoever lives."""
     succeeded: bool = False
     failed: bool = False
     reason: str = ""
     """Why it failed, in one word of the Job controller."""
     message: str = ""
     deleting: bool = False
+    complaint: str = ""
+    """Why the Job controller cannot create its pods: a quota, or who admits pods."""
 
     @property
     def finished(self) -> bool:
@@ -117,6 +125,9 @@ class Decision:
     """Jobs to suspend."""
     resume: tuple[str, ...] = ()
     """Jobs to continue."""
+    deadlines: dict[str, int] = field(default_factory=dict)
+    """Suspended Jobs whose deadline, which begins anew when they go on, no longer fits the budget,
+    and the seconds that do."""
     delete: tuple[str, ...] = ()
     """Jobs whose step is no longer part of the stack, which stand still, or that a stack which
     ended left behind."""

@@ -349,3 +349,12 @@ def test_merged(base: Any, overlay: Any, result: Any) -> None:
     before = json.dumps([base, overlay])
     assert merged(base, overlay) == result
     assert json.dumps([base, overlay]) == before
+
+
+def test_a_priority_class_is_for_pods_on_the_pool() -> None:
+    training, launches = run(spec(compute={"priorityClassName": "urgent"}), pool(), "elle")
+    found = {
+        x.config.step: pod_spec(by_kind(objects(training, x, SETTINGS))).get("priorityClassName")
+        for x in launches
+    }
+    assert found == {"prepare": None, "train": "urgent", "merge": None, "publish": None}

@@ -312,3 +312,45 @@ def test_a_pool_that_no_api_server_accepts_is_absent(mirror: Mirror) -> None:
     mirror.put("GPUPool", {"metadata": {"name": "good"}, "spec": {"accelerator": "H200"}})
     mirror.put("GPUPool", {"metadata": {"name": "bad"}, "spec": {"accelerator": "abacus"}})
     assert [pool.name for pool in mirror.observed(KEY).pools] == ["good"]
+
+
+def test_the_trainer_runs_from_when_its_container_started() -> None:
+    begun = {"startedAt": "2026-01-01T00:00:07Z"}
+    assert pod_view(pod("Running", container(running=begun))).started_at == at(7)
+    assert pod_view(pod("Failed", container(terminated=ended(1, 9) | begun))).started_at == at(7)
+    assert pod_view(pod("Pending", container(waiting={"reason": "x"}))).started_at is None
+    assert pod_view(pod("Pending", container("sidecar", running=begun))).started_at is None
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "tail"),
+    [
+        (1, "Traceback\n  boom\n", "Traceback\n  boom"),
+        (0, "all is well", ""),
+        (1, "x" * 3000 + "end", "x" * 2045 + "end"),
+        (1, "sent hf_abcdefghijklmnop to the Hub", "sent hf_*** to the Hub"),
+    ],
+    ids=["failed", "done", "long", "token"],
+)
+def test_the_end_of_a_failed_log_is_kept_without_tokens(code: int, message: str, tail: str) -> None:
+    state = ended(code, 1) | {"message": message}
+    assert pod_view(pod("Failed", container(terminated=state))).log_tail == tail
+
+
+def test_only_news_wakes_a_stack(mirror: Mirror) -> None:
+    first = child("pod", 5, status={"phase": "Running"})
+    assert mirror.put("Pod", first) == [KEY]
+    same = child("pod", 6, status={"phase": "Running", "podIP": "10.0.0.1"})
+    assert mirror.put("Pod", same) == []
+    assert mirror.put("Pod", child("pod", 7, status={"phase": "Failed"})) == [KEY]
+    assert mirror.put("Pod", first) == []
+    assert mirror.remove("Pod", child("pod", 8, status={"phase": "Failed"})) == [KEY]
+
+
+def test_a_complaint_lasts_until_the_job_moves(mirror: Mirror) -> None:
+    mirror.complain(KEY, "unknown", "no")
+    mirror.put("Job", child("job", 3))
+    mirror.complain(KEY, "job", "exceeded quota: gpus")
+    assert [job.complaint for job in mirror.observed(KEY).jobs] == ["exceeded quota: gpus"]
+    mirror.put("Job", child("job", 4))
+    assert [job.complaint for job in mirror.observed(KEY).jobs] == [""]

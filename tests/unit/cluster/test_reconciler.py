@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.unit.core.builders import START, spec, stage
+from tests.unit.core.simulation import Operator
 
-from latticeforge_operator.api import StackedTrainingSpec
+from latticeforge_operator.api import StackedTraining, StackedTrainingSpec
+from latticeforge_operator.api.crds import stacked_training_crd
 from latticeforge_operator.cluster.client import Client, Refused, Resource, Unavailable
 from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.reconciler import Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.core.settle import PATIENCE
+from latticeforge_operator.core.values import Launch
+from latticeforge_operator.devcluster.validation import faults
 
 KEY = ("default", "elle")
 POOL = {"metadata": {"name": "h200"}, "spec": {"accelerator": "H200"}}
@@ -28,6 +36,7 @@ class FakeClient:
         self.calls: list[str] = []
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.fails: dict[str, Exception] = {}
+        self.events: list[dict[str, Any]] = []
         self.version = 100
 
     def _call(self, what: str) -> None:
@@ -52,9 +61,9 @@ class FakeClient:
     async def create(self, resource: Resource, _: str, manifest: dict[str, Any]) -> None:
         self._call(f"create {resource.plural} {manifest['reason']}")
 
-    async def list_all(self, *_: object) -> list[dict[str, Any]]:
+    async def list_all(self, *_: object, field_selector: str = "") -> list[dict[str, Any]]:
         self._call("list")
-        return []
+        return self.events if field_selector else []
 
 
 class World:
@@ -113,7 +122,6 @@ async def test_objects_then_status_then_events() -> None:
         "apply ConfigMap",
         "apply Job",
         "apply StackedTraining/status",
-        "create events StepStarted",
     ]
     assert world.status["phase"] == "Running"
 
@@ -143,7 +151,6 @@ async def test_what_the_cluster_refuses_becomes_the_message_and_is_not_recorded(
     await world.passes()
     assert world.status["message"] == "the cluster refused an object of this stack: quota"
     assert "steps" not in world.status
-    assert "create events StepStarted" not in world.client.calls
     before = world.status
     await world.passes()
     assert world.status == before
@@ -162,9 +169,12 @@ async def test_an_unavailable_cluster_is_tried_again_later() -> None:
 
 async def test_a_lost_event_stops_nothing() -> None:
     world = World()
-    world.client.fails["create events StepStarted"] = Unavailable("busy")
+    await world.passes()
+    world.lose_the_job()
+    world.client.fails["create events Vanished"] = Unavailable("busy")
     await world.passes()
     assert world.status["phase"] == "Running"
+    assert "create events StepStarted" in world.client.calls
 
 
 async def test_a_spec_that_cannot_be_read_is_a_condition_and_ends_what_runs() -> None:
@@ -267,3 +277,95 @@ def test_one_sentence_says_where_and_what(fields: dict[str, Any], told: str) -> 
 
 def test_other_errors_speak_for_themselves() -> None:
     assert sentence(ValueError("metadata.name is too long")) == "metadata.name is too long"
+
+
+async def test_what_the_steps_share_is_applied_once_in_a_process_and_before_every_restart() -> None:
+    world = World()
+    await world.passes()
+    training = StackedTraining.from_object(world.mirror.training(KEY) or {})
+    (job,) = world.mirror.observed(KEY).jobs
+    launch = next(x for x in launches_of(training) if x.job == job.name)
+    for attempt, applied in ((0, 0), (1, 1), (0, 0)):
+        world.client.calls.clear()
+        await world.reconciler._launch(training, replace(launch, attempt=attempt))
+        assert world.client.calls.count("apply ServiceAccount") == applied
+        assert world.client.calls[-2:] == ["apply ConfigMap", "apply Job"]
+
+
+def launches_of(training: StackedTraining) -> list[Launch]:
+    operator = Operator(training)
+    operator.look()
+    operator.step()
+    return list(operator.cluster.launches.values())
+
+
+async def test_a_job_without_pods_says_why() -> None:
+    world = World()
+    await world.passes()
+    await world.passes()
+    assert world.status["message"] == "math/prepare: its pod is starting"
+    world.now += PATIENCE
+    message = "exceeded quota: team, requested: pods=1, used: pods=9, limited: pods=9"
+    world.client.events = [
+        {"lastTimestamp": "2026-01-01T00:00:05Z", "message": message},
+        {"lastTimestamp": "2026-01-01T00:00:01Z", "message": "an older one"},
+    ]
+    await world.passes()
+    assert world.client.calls[0] == "list"
+    assert world.status["message"] == f"math/prepare: waiting: {message}"
+
+
+STACK_SCHEMA = stacked_training_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
+    "properties"
+]
+
+
+def documents(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Whatever fits the structure of a schema; its rules between fields may refuse it."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    return {
+        "object": objects,
+        "array": lists,
+        "integer": integers,
+        "boolean": lambda _: st.booleans(),
+        "string": strings,
+    }[schema["type"]](schema)
+
+
+def objects(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    needed = set(schema.get("required", ()))
+    fields = {name: documents(field) for name, field in schema["properties"].items()}
+    return st.fixed_dictionaries(
+        {name: value for name, value in fields.items() if name in needed},
+        optional={name: value for name, value in fields.items() if name not in needed},
+    )
+
+
+def lists(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    return st.lists(documents(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
+
+
+def integers(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    least, most = schema.get("minimum", -(2**63)), schema.get("maximum", 2**63 - 1)
+    return st.just(max(1, least)) | st.integers(least, most)
+
+
+def strings(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    if "pattern" in schema:
+        return st.from_regex(schema["pattern"], fullmatch=True)
+    likely = st.sampled_from(["1", "0.5", "0", "2e-6", "a", "b", "owner/x", "json", "7d", "1Ti"])
+    return likely | st.text(max_size=schema.get("maxLength", 300))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(fields=documents(STACK_SCHEMA["spec"]))
+async def test_any_json_of_the_schema_is_accepted_or_refused_with_a_condition(
+    fields: dict[str, Any],
+) -> None:
+    world = World(fields)
+    await world.passes()
+    conditions = {c["type"]: c["status"] for c in world.status["conditions"]}
+    assert conditions["Accepted"] in {"True", "False"}
+    assert world.status["message"]
+    assert not faults(STACK_SCHEMA["status"], world.status)

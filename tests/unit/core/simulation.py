@@ -12,9 +12,11 @@ from datetime import datetime, timedelta
 from tests.unit.core.builders import START, pool, report, reread, result_of
 
 from latticeforge_operator.api import GPUPool, StackedTraining, TrainingStatus
+from latticeforge_operator.cluster.manifests import GRACE_SECONDS
+from latticeforge_operator.core.policies.failure import DEADLINE
 from latticeforge_operator.core.reconcile import reconcile
 from latticeforge_operator.core.values import Decision, Event, JobView, Launch, Observed, PodView
-from latticeforge_trainer.contract import ExitCode, Progress, StepState
+from latticeforge_trainer.contract import ExitCode, Progress, StepKind, StepState
 
 
 @dataclass
@@ -26,7 +28,13 @@ class Cluster:
     jobs: dict[str, JobView] = field(default_factory=dict)
     pods: dict[str, PodView] = field(default_factory=dict)
     progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
+    pulling: bool = False
+    """Whether new pods have a node and GPUs, but not their image yet."""
     launches: dict[str, Launch] = field(default_factory=dict)
+    began: dict[str, datetime] = field(default_factory=dict)
+    """When a Job began to run, or to run again."""
+    left: dict[str, datetime] = field(default_factory=dict)
+    """When a pod was asked to end."""
     created: list[str] = field(default_factory=list)
     paid: dict[str, float] = field(default_factory=dict)
     """Seconds that pods have held, by name, as they really were."""
@@ -35,6 +43,25 @@ class Cluster:
         return Observed(
             self.pools, tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.progress)
         )
+
+    def run_alone(self, seconds: int) -> None:
+        """Time goes by; the cluster ends Jobs at their deadline, and leaving pods in the end."""
+        grace = timedelta(seconds=GRACE_SECONDS[StepKind.TRAIN])
+        for _ in range(seconds):
+            self.tick(1)
+            if any(self.now - self.left[pod.name] >= grace for pod in self.leaving()):
+                self.end_leaving_pods()
+            for job in self.live():
+                limit, ran = job.deadline_seconds, self.now - self.began[job.name]
+                if limit is not None and not job.suspended and ran >= timedelta(seconds=limit):
+                    self.fail(job.name, ExitCode.INTERRUPTED, words=False, reason=DEADLINE)
+
+    def leaving(self) -> list[PodView]:
+        return [pod for pod in self.pods.values() if pod.active and pod.deleting]
+
+    def set_deadline(self, job: str, seconds: int) -> None:
+        if job in self.jobs:
+            self.jobs[job] = replace(self.jobs[job], deadline_seconds=seconds)
 
     def tick(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -49,15 +76,27 @@ class Cluster:
         self.created.append(launch.job)
         self.launches[launch.job] = launch
         self.jobs[launch.job] = JobView(
-            launch.job, launch.step, launch.digest, launch.attempt, created_at=self.now
-        )
+            launch.job, launch.step, launch.digest, launch.attempt, created_at=self.now,
+            deadline_seconds=launch.deadline_seconds,
+        )  # fmt: skip
+        self.began[launch.job] = self.now
         self._create_pods(launch.job)
 
     def _create_pods(self, job: str) -> None:
         for index in range(self.launches[job].placement.pods):
             name = f"{job}-{index}-{len(self.paid):05}"
             self.paid[name] = 0.0
-            self.pods[name] = PodView(name, job, "Running", scheduled_at=self.now)
+            pod = PodView(name, job, "Pending", scheduled_at=self.now)
+            if not self.pulling:
+                pod = replace(pod, phase="Running", started_at=self.now)
+            self.pods[name] = pod
+
+    def pods_start(self) -> None:
+        """The images are there."""
+        self.pulling = False
+        for pod in list(self.pods.values()):
+            if pod.phase == "Pending" and pod.scheduled_at is not None:
+                self.pods[pod.name] = replace(pod, phase="Running", started_at=self.now)
 
     def delete(self, job: str) -> None:
         """Remove a Job, as background deletion does: its pods take their time."""
@@ -71,12 +110,14 @@ class Cluster:
 
     def resume(self, job: str) -> None:
         if job in self.jobs and not self.jobs[job].finished:
+            self.began[job] = self.now
             self.jobs[job] = replace(self.jobs[job], suspended=False)
             if not self.active(job):
                 self._create_pods(job)
 
     def _change_pods(self, job: str, **fields: bool) -> None:
         for pod in self.active(job):
+            self.left.setdefault(pod.name, self.now)
             self.pods[pod.name] = replace(pod, **fields)  # type: ignore[arg-type]  # flags only
 
     # --- what befalls
@@ -176,11 +217,13 @@ class Operator:
             self.cluster.delete(name)
         for name in decision.suspend:
             self.cluster.suspend(name)
+        for name, seconds in decision.deadlines.items():
+            self.cluster.set_deadline(name, seconds)
         for name in decision.resume:
             self.cluster.resume(name)
         if decision.launch is not None:
             self.cluster.launch(decision.launch)
-        changed = {*decision.suspend, *decision.resume}
+        changed = {*decision.suspend, *decision.resume, *decision.deadlines}
         if decision.launch is not None:
             changed.add(decision.launch.job)
         self._know(changed)

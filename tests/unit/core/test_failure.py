@@ -131,3 +131,12 @@ def test_every_row_says_what_follows() -> None:
 def test_delays_double_up_to_a_limit() -> None:
     seconds = [delay(count).total_seconds() for count in (0, 1, 2, 3, 7, 100)]
     assert seconds == [0, 5, 10, 20, 300, 300]
+
+
+def test_the_log_kept_is_that_of_the_pod_that_failed() -> None:
+    asked = PodView("p0", "job", "Failed", exit_code=143, log_tail="asked to stop")
+    stopped = PodView("p1", "job", "Failed", exit_code=80, log_tail="stopped")
+    broken = PodView("p2", "job", "Failed", exit_code=1, log_tail="Traceback")
+    job = evidence(1).job
+    assert Evidence(job, (asked, stopped, broken), None).log_tail == "Traceback"
+    assert Evidence(job, (asked, stopped), None).log_tail == ""

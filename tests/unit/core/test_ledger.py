@@ -16,6 +16,7 @@ from latticeforge_operator.core.ledger import (
     charge,
     charge_all,
     held_seconds,
+    idle_seconds,
     pod_price,
     summary,
     total,
@@ -114,3 +115,31 @@ def test_the_bill() -> None:
     assert (bill.spent, bill.lost, bill.retired) == ("13.75", "2.75", "0.25")
     assert (bill.currency, bill.gpu_seconds) == ("EUR", 120.0)
     assert total([step(lost, done)], Decimal("0.25")) == Decimal("12.75")
+
+
+def test_pods_wait_for_their_peers_and_the_waiting_is_part_of_the_bill() -> None:
+    ready = replace(POD, started_at=START + HOUR / 4)
+    pulls = PodView("pod-2", "job-1", "Pending", scheduled_at=START)
+    (waits,) = charge_all([step(TRY)], [ready, pulls], pool(), START + HOUR / 2)
+    assert (waits.attempts[0].cost, waits.attempts[0].idle_cost) == ("28.800000", "28.800000")
+    both = [ready, replace(pulls, phase="Running", started_at=START + HOUR / 2)]
+    (runs,) = charge_all([waits], both, pool(), START + HOUR)
+    assert (runs.attempts[0].cost, runs.attempts[0].idle_cost) == ("57.600000", "28.800000")
+    ended = runs.attempts[0].model_copy(update={"outcome": "Failed"})
+    bill = summary([step(ended)], Decimal(0), "USD")
+    assert (bill.spent, bill.useful, bill.lost, bill.waiting) == ("57.60", "0.00", "28.80", "28.80")
+
+
+@pytest.mark.parametrize(
+    ("pod", "seconds"),
+    [
+        (replace(POD, started_at=START + HOUR / 2), 1800.0),
+        (replace(POD, started_at=START - HOUR), 0.0),
+        (replace(POD, started_at=START + 2 * HOUR), 3600.0),
+        (replace(POD, phase="Failed", finished_at=START + HOUR / 2), 1800.0),
+        (POD, 3600.0),
+    ],
+    ids=["started", "clocks differ", "clocks differ more", "never started", "starting"],
+)
+def test_idle_until_the_trainer_runs(pod: PodView, seconds: float) -> None:
+    assert idle_seconds([pod], START + HOUR) == {"pod-1": seconds}

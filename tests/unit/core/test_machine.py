@@ -115,9 +115,13 @@ class Machine(RuleBasedStateMachine):
     def time_goes_by(self, seconds: int) -> None:
         self.cluster.tick(seconds)
 
-    @rule()
-    def clock_is_set_back(self) -> None:
-        self.cluster.now -= timedelta(seconds=3)
+    @rule(seconds=st.sampled_from([3, 90, 86400]))
+    def clock_is_set_back(self, seconds: int) -> None:
+        self.cluster.now -= timedelta(seconds=seconds)
+
+    @rule(days=st.sampled_from([1, 400]))
+    def clock_jumps_ahead(self, days: int) -> None:
+        self.cluster.now += timedelta(days=days)
 
     def job(self, data: st.DataObject) -> JobView:
         return data.draw(st.sampled_from(self.running()))
@@ -144,6 +148,14 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), fate=st.sampled_from(["preempt", "delete", "stick"]))
     def job_suffers(self, data: st.DataObject, fate: str) -> None:
         getattr(self.cluster, fate)(self.job(data).name)
+
+    @rule()
+    def images_are_missing(self) -> None:
+        self.cluster.pulling = True
+
+    @rule()
+    def pods_start(self) -> None:
+        self.cluster.pods_start()
 
     @rule()
     def leaving_pods_end(self) -> None:
@@ -209,8 +221,9 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "cluster"):
             return
         cost = self.operator.status.cost
-        assert Decimal(cost.useful) + Decimal(cost.lost) == Decimal(cost.spent)
-        assert Decimal(cost.useful) >= 0
+        parts = [Decimal(part) for part in (cost.useful, cost.lost, cost.waiting)]
+        assert sum(parts) == Decimal(cost.spent)
+        assert min(parts) >= 0
         if cost.forecast is not None:
             assert Decimal(cost.forecast) >= Decimal(cost.spent)
 

@@ -149,6 +149,7 @@ def test_the_forecast_is_what_the_rest_costs_at_the_rate_so_far() -> None:
     assert op.status.cost.forecast is None
     cost = op.status.cost
     assert Decimal(cost.useful) + Decimal(cost.lost) == Decimal(cost.spent)
+    assert cost.waiting == "0.00"
 
 
 def test_scores_stand_beside_those_of_base_and_previous() -> None:

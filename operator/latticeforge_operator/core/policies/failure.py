@@ -7,6 +7,7 @@ never retried; everything else is retried with exponential back-off and counted 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -83,6 +84,13 @@ class Evidence:
             return True
         killed = all(code > _SIGNALLED for code in self.exit_codes)
         return bool(self.exit_codes) and (killed or bool(self.last_words))
+
+    @property
+    def log_tail(self) -> str:
+        """The end of the log of the pod that failed, not of a peer that was asked to stop."""
+        asked = {None, 0, ExitCode.INTERRUPTED, _SIGNALLED + signal.SIGTERM}
+        failed = (pod for pod in self.pods if pod.exit_code not in asked)
+        return next((pod.log_tail for pod in failed if pod.log_tail), "")
 
     @property
     def last_words(self) -> str:
