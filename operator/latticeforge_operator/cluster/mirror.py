@@ -62,8 +62,12 @@ class Mirror:
         _store(self._children[namespace, training], (kind, name), obj, removed=removed)
         return [(namespace, training)]
 
-    def refresh(self, kind: str, obj: dict[str, Any]) -> None:
-        """Take in the answer to a change of an object, unless that has been deleted since."""
+    def refresh(self, kind: str, obj: dict[str, Any]) -> list[Key]:
+        """Take in the answer to a change of an object, unless that has been deleted since.
+
+        Returns:
+            The stacks to which it brings news: what others changed before us is in the answer too.
+        """
         meta = obj["metadata"]
         key = (meta["namespace"], meta["name"])
         if kind == "StackedTraining":
@@ -71,8 +75,7 @@ class Mirror:
         else:
             training = meta["labels"][TRAINING_LABEL]
             known = (kind, meta["name"]) in self._children[meta["namespace"], training]
-        if known:
-            self.put(kind, obj)
+        return self.put(kind, obj) if known else []
 
     def _change_training(self, key: Key, obj: dict[str, Any], *, removed: bool) -> list[Key]:
         before = self._trainings.get(key)

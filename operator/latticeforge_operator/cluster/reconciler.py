@@ -212,7 +212,9 @@ class Reconciler:
             "status": status,
         }
         answer = await self._client.apply(manifest, subresource="status")
-        self.mirror.refresh("StackedTraining", answer)
+        # An edit that came in between is in the answer, and its event will be no news any more.
+        for key in self.mirror.refresh("StackedTraining", answer):
+            self.wake(key)
 
     def _time_first_step(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
         """Note how long a new stack waited, once its first Job is recorded."""

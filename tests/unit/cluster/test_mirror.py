@@ -97,6 +97,14 @@ def test_the_answer_to_a_change_does_not_revive_what_was_deleted(mirror: Mirror)
     assert mirror.training(KEY) is None
 
 
+def test_the_answer_to_a_change_is_news_when_others_changed_more(mirror: Mirror) -> None:
+    mirror.put("StackedTraining", training(6))
+    assert mirror.refresh("StackedTraining", training(7)) == []
+    edited = training(8)
+    edited["metadata"]["generation"] = 2
+    assert mirror.refresh("StackedTraining", edited) == [KEY]
+
+
 def test_children_of_a_deleted_namesake_are_not_seen(mirror: Mirror) -> None:
     for kind in ("Job", "Pod"):
         mirror.put(kind, child("old", owner="uid-before"))

@@ -118,6 +118,24 @@ async def test_objects_then_status_then_events() -> None:
     assert world.status["phase"] == "Running"
 
 
+async def test_an_edit_that_only_shows_in_the_answer_to_a_status_write_is_noticed() -> None:
+    world = World()
+    apply = world.client.apply
+
+    async def apply_after_an_edit(manifest: dict[str, Any], subresource: str = "") -> Any:
+        if subresource and not world.status:
+            stored = world.client.objects["StackedTraining", "elle"]
+            edited = {"metadata": stored["metadata"] | {"generation": 2}}
+            edited["spec"] = stored["spec"] | {"ttlAfterFinished": "1h"}
+            world.client.objects["StackedTraining", "elle"] = stored | edited
+        return await apply(manifest, subresource)
+
+    world.client.apply = apply_after_an_edit  # type: ignore[method-assign]  # it happens meanwhile
+    world.reconciler.wake(KEY)
+    await until(lambda: world.status.get("observedGeneration") == 2)
+    await world.reconciler.aclose()
+
+
 async def test_how_long_a_new_stack_waited_is_noted_once() -> None:
     world = World()
     for _ in range(3):
