@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import Any
 
 import click
@@ -21,6 +22,8 @@ from latticeforge_operator.cluster.client import (
     POOLS,
     TRAININGS,
     Client,
+    ClusterError,
+    Listing,
     Resource,
     outside_cluster,
 )
@@ -28,6 +31,7 @@ from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.names import GROUP, TRAINING_LABEL, VERSION
 from latticeforge_operator.cluster.reconciler import Reconciler
 from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.cluster.supervision import ended_watcher
 from latticeforge_operator.cluster.telemetry import (
     Server,
     StackCollector,
@@ -38,6 +42,17 @@ from latticeforge_operator.cluster.telemetry import (
 SERVER_TIMEOUT = 240
 CLIENT_TIMEOUT = 300
 CONNECT_TIMEOUT = 10
+INACTIVITY_TIMEOUT = 70
+"""A watch that brings nothing for so long is opened anew; the API server sends a bookmark every
+minute. In seconds, as the others."""
+WATCH_BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 34, 55)
+"""Pauses between attempts to reach the API server; after the last the process ends, and Kubernetes
+starts another."""
+FIRST_RETRY = 1.0
+LONGEST_RETRY = 30.0
+"""Pauses between attempts to list everything when the operator starts; doubled every time."""
+
+log = logging.getLogger(__name__)
 
 WATCHED: dict[str, Resource] = {
     "GPUPool": POOLS,
@@ -64,7 +79,7 @@ class Operator:
         self.registry = kopf.OperatorRegistry()
         self._reconciler: Reconciler | None = None
         self._client: Client | None = None
-        self._resync: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         kopf.on.login(registry=self.registry)(login)
         kopf.on.startup(registry=self.registry)(self.startup)
         kopf.on.cleanup(registry=self.registry)(self.cleanup)
@@ -93,6 +108,8 @@ class Operator:
         settings.watching.server_timeout = SERVER_TIMEOUT
         settings.watching.client_timeout = CLIENT_TIMEOUT
         settings.watching.connect_timeout = CONNECT_TIMEOUT
+        settings.watching.inactivity_timeout = INACTIVITY_TIMEOUT
+        settings.networking.error_backoffs = WATCH_BACKOFFS
         settings.scanning.disabled = bool(self.namespaces)
         telemetry = Telemetry()
         if self._metrics_port is not None:
@@ -105,18 +122,32 @@ class Operator:
             selector = "" if kind in {"GPUPool", "StackedTraining"} else TRAINING_LABEL
             spaces = self.namespaces if resource.namespaced and self.namespaces else (None,)
             for namespace in spaces:
-                for obj in await self._client.list_all(resource, namespace, selector):
+                listed = await _listed(self._client, resource, namespace, selector)
+                for obj in listed.items:
                     mirror.put(kind, obj)
         telemetry.registry.register(StackCollector(mirror.stacks, mirror.active_pods))
         self._reconciler = Reconciler(
             self._client, mirror, Settings.from_environment(), telemetry=telemetry
         )
-        self._resync = asyncio.create_task(self._reconciler.resync())
+        self._tasks = [
+            asyncio.create_task(self._reconciler.resync()),
+            asyncio.create_task(self._listen()),
+        ]
+
+    async def _listen(self) -> None:
+        """End the operator when it can no longer hear.
+
+        At once, as a crash would: no moment is a bad one to be killed at.
+        """
+        ended = await ended_watcher()
+        log.critical("%s has ended: the operator ends too, to be started again", ended)
+        logging.shutdown()
+        os._exit(1)
 
     async def cleanup(self, **_: Any) -> None:
         """Stop working and close the connections."""
-        if self._resync is not None:
-            self._resync.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._reconciler is not None:
             await self._reconciler.aclose()
         if self._client is not None:
@@ -135,13 +166,27 @@ class Operator:
             self._reconciler.wake(key)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT, or until a watch cannot go on."""
         kopf.run(
             registry=self.registry,
             standalone=True,
             namespaces=self.namespaces,
             clusterwide=not self.namespaces,
         )
+
+
+async def _listed(
+    client: Client, resource: Resource, namespace: str | None, selector: str
+) -> Listing:
+    """A list, however long the API server takes to give it."""
+    pause = FIRST_RETRY
+    while True:
+        try:
+            return await client.list_all(resource, namespace, selector)
+        except ClusterError as error:
+            log.warning("%s; again in %.0f s", error, pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_RETRY)
 
 
 def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:

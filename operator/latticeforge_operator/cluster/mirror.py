@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from latticeforge_operator.api import GPUPool
+from latticeforge_operator.cluster.client import Listing
 from latticeforge_operator.cluster.names import (
     ATTEMPT_ANNOTATION,
     DIGEST_ANNOTATION,
@@ -90,18 +91,16 @@ class Mirror:
         """Names of one stack's children of a kind."""
         return {name for (other, name) in self._children.get(key, {}) if other == kind}
 
-    def replace(self, kind: str, key: Key, listed: list[dict[str, Any]], known: set[str]) -> None:
+    def replace(self, kind: str, key: Key, listed: Listing) -> None:
         """Take in a fresh list of one stack's children of a kind.
 
-        Args:
-            kind: The kind.
-            key: The stack.
-            listed: The list.
-            known: Names known before it was asked for; those that it lacks are gone.
+        Those that it lacks are gone, unless they are known to have changed after it was made.
         """
-        for name in known - {obj["metadata"]["name"] for obj in listed}:
-            self._children[key].pop((kind, name), None)
-        for obj in listed:
+        children = self._children[key]
+        for name in self.names(kind, key) - {obj["metadata"]["name"] for obj in listed.items}:
+            if _version(children[kind, name]) <= listed.version:
+                del children[kind, name]
+        for obj in listed.items:
             self.put(kind, obj)
 
     def training(self, key: Key) -> dict[str, Any] | None:

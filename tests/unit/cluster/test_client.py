@@ -97,17 +97,17 @@ async def test_apply_owns_its_fields_and_leaves_others(client: Client) -> None:
 async def test_lists_select(client: Client) -> None:
     for name in ("one", "two"):
         await client.apply(config_map(name))
-    everywhere = await client.list_all(CONFIG_MAPS, None, "app")
+    everywhere = (await client.list_all(CONFIG_MAPS, None, "app")).items
     assert [obj["metadata"]["name"] for obj in everywhere] == ["one", "two"]
-    (found,) = await client.list_all(CONFIG_MAPS, "default", "app=two")
+    (found,) = (await client.list_all(CONFIG_MAPS, "default", "app=two")).items
     assert found["metadata"]["name"] == "two"
-    assert await client.list_all(CONFIG_MAPS, "kube-system", "app") == []
+    assert (await client.list_all(CONFIG_MAPS, "kube-system", "app")).items == []
 
 
 async def test_what_is_absent_is_none_or_nothing(client: Client) -> None:
     assert await client.merge_patch(JOBS, "default", "none", {"spec": {}}) is None
     await client.delete(JOBS, "default", "none")
-    assert await client.list_all(POOLS, None) == []  # no such kind is served
+    assert (await client.list_all(POOLS, None)).items == []  # no such kind is served
 
 
 async def test_a_status_for_what_is_gone_is_tried_again(client: Client) -> None:

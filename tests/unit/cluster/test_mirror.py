@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.core.builders import report
 
+from latticeforge_operator.cluster.client import Listing
 from latticeforge_operator.cluster.mirror import Mirror, job_view, pod_view, progress_of
 
 KEY = ("default", "elle")
@@ -116,9 +117,8 @@ def test_children_of_a_deleted_namesake_are_not_seen(mirror: Mirror) -> None:
 def test_a_fresh_list_takes_away_what_it_lacks_but_not_what_came_since(mirror: Mirror) -> None:
     mirror.put("Job", child("gone", 1))
     mirror.put("Pod", child("pod", 1))
-    known = mirror.names("Job", KEY)
     mirror.put("Job", child("new", 5))
-    mirror.replace("Job", KEY, [child("other", 2)], known)
+    mirror.replace("Job", KEY, Listing([child("other", 2)], version=3))
     assert sorted(names(mirror)) == ["new", "other"]
     assert mirror.names("Pod", KEY) == {"pod"}
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tests.unit.core.builders import START, spec, stage
 
 from latticeforge_operator.api import StackedTrainingSpec
-from latticeforge_operator.cluster.client import Client, Refused, Resource, Unavailable
+from latticeforge_operator.cluster.client import Client, Listing, Refused, Resource, Unavailable
 from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.reconciler import Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
@@ -52,9 +52,9 @@ class FakeClient:
     async def create(self, resource: Resource, _: str, manifest: dict[str, Any]) -> None:
         self._call(f"create {resource.plural} {manifest['reason']}")
 
-    async def list_all(self, *_: object) -> list[dict[str, Any]]:
+    async def list_all(self, *_: object, **__: object) -> Listing:
         self._call("list")
-        return []
+        return Listing([], self.version)
 
 
 class World:
