@@ -24,13 +24,13 @@ pytestmark = pytest.mark.slow
 
 SEEDS = 12
 SHARE = 0.2
-AT_ONCE = 4
+AT_ONCE = 12
 IMPATIENT: dict[str, Any] = {
     "program.INACTIVITY_TIMEOUT": 1.5,
     "program.WATCH_BACKOFFS": [0.05] * 100,
     "program.FIRST_RETRY": 0.05,
     "program.LONGEST_RETRY": 0.2,
-    "supervision.POLL_SECONDS": 0.05,
+    "program.EXIT_SECONDS": 0.2,
     "reconciler.LONGEST_BACKOFF": 0.3,
     "reconciler.RESYNC_SECONDS": 1.0,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from typing import Any
 
 import click
@@ -31,7 +32,6 @@ from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.names import GROUP, TRAINING_LABEL, VERSION
 from latticeforge_operator.cluster.reconciler import Reconciler
 from latticeforge_operator.cluster.settings import Settings
-from latticeforge_operator.cluster.supervision import ended_watcher
 from latticeforge_operator.cluster.telemetry import (
     Server,
     StackCollector,
@@ -51,6 +51,8 @@ starts another."""
 FIRST_RETRY = 1.0
 LONGEST_RETRY = 30.0
 """Pauses between attempts to list everything when the operator starts; doubled every time."""
+EXIT_SECONDS = 5.0
+"""How long an operator that stops may take; no moment is a bad one to be killed at."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class Operator:
         self.registry = kopf.OperatorRegistry()
         self._reconciler: Reconciler | None = None
         self._client: Client | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._resync: asyncio.Task[None] | None = None
         kopf.on.login(registry=self.registry)(login)
         kopf.on.startup(registry=self.registry)(self.startup)
         kopf.on.cleanup(registry=self.registry)(self.cleanup)
@@ -129,25 +131,13 @@ class Operator:
         self._reconciler = Reconciler(
             self._client, mirror, Settings.from_environment(), telemetry=telemetry
         )
-        self._tasks = [
-            asyncio.create_task(self._reconciler.resync()),
-            asyncio.create_task(self._listen()),
-        ]
-
-    async def _listen(self) -> None:
-        """End the operator when it can no longer hear.
-
-        At once, as a crash would: no moment is a bad one to be killed at.
-        """
-        ended = await ended_watcher()
-        log.critical("%s has ended: the operator ends too, to be started again", ended)
-        logging.shutdown()
-        os._exit(1)
+        self._resync = asyncio.create_task(self._reconciler.resync())
 
     async def cleanup(self, **_: Any) -> None:
         """Stop working and close the connections."""
-        for task in self._tasks:
-            task.cancel()
+        _end_within(EXIT_SECONDS)
+        if self._resync is not None:
+            self._resync.cancel()
         if self._reconciler is not None:
             await self._reconciler.aclose()
         if self._client is not None:
@@ -187,6 +177,17 @@ async def _listed(
             log.warning("%s; again in %.0f s", error, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_RETRY)
+
+
+def _end_within(seconds: float) -> None:
+    """End the process after that long if it has not ended by then.
+
+    When a watch is answered with an error that Kopf does not retry, such as 410, Kopf stops the
+    operator, and some of its tasks then wait for ever: the process would live on, deaf.
+    """
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:
