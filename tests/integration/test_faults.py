@@ -58,9 +58,7 @@ async def _faulty(seed: int, folder: Path, expected: Outcome) -> tuple[Counter[s
     except AssertionError as error:
         return gate.counted, [str(error)]
     # The model card's cost is what was known when it was written.
-    known = {
-        step: text for step, text in found.told.items() if not step.startswith("publish")
-    }
+    known = {step: text for step, text in found.told.items() if not step.startswith("publish")}
     return gate.counted, _differences(
         replace(found, told=known | {s: t for s, t in expected.told.items() if s not in known}),
         expected,

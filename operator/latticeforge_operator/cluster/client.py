@@ -193,9 +193,7 @@ class Client:
         except ApiException as error:
             if error.status == 404 and method != "POST":
                 return None
-            raise _converted(
-                method, path, error.status, error.body or "", error.headers
-            ) from error
+            raise _converted(method, path, error.status, error.body or "", error.headers) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{method} {path}: {type(error).__name__}: {error}") from error
         if response.status == 404 and method != "POST":
