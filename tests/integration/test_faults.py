@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.api_proxy import Answer, Call, Gate, refusal
 from tests.fixtures.faults import FaultGate
 from tests.fixtures.operator_world import world_in
 from tests.integration.test_crash import SCENARIOS, Outcome, _differences, _lasting, run
@@ -33,6 +35,7 @@ IMPATIENT: dict[str, Any] = {
     "program.EXIT_SECONDS": 0.2,
     "reconciler.LONGEST_BACKOFF": 0.3,
     "reconciler.RESYNC_SECONDS": 1.0,
+    "settle.PATIENCE": timedelta(seconds=1),
 }
 """What takes a minute in production takes a second here."""
 
@@ -52,7 +55,7 @@ async def _faulty(seed: int, folder: Path, expected: Outcome) -> tuple[Counter[s
             found = Outcome(
                 _lasting(world.status), world.observer.jobs, world.configs(), world.kubelet.owed
             )
-            gate.counted["operator ended"] += world.revived
+            gate.counted["operator ended"] += world.revived or 0
             if Decimal(world.status["cost"]["spent"]) != world.kubelet.owed:
                 return gate.counted, [f"spent {world.status['cost']}, not {world.kubelet.owed}"]
     except AssertionError as error:
@@ -81,3 +84,49 @@ async def test_whatever_the_api_does_the_stack_ends_right(
     record_property("endurance", f"stacks published through {counted.total()} faults: {shown}")
     problems = [f"seed {seed}: {p}" for seed, (_, found) in enumerate(results) for p in found]
     assert not problems, "\n".join(problems)
+
+
+class PastGate(Gate):
+    """Shows the stacks, from some moment on, as the first list of them was.
+
+    Attributes:
+        deceives: whether that moment has come.
+        refuted: how often the operator then asked for one stack alone, and was told the truth.
+    """
+
+    def __init__(self) -> None:
+        self.deceives = False
+        self.refuted = 0
+        self._first: Answer | None = None
+
+    async def answer(self, call: Call, forward: Callable[[], Awaitable[Answer]]) -> Answer:
+        if call.site[:3] != ("list", "latticeforge.dev", "stackedtrainings"):
+            return await forward()
+        if "fieldSelector" in call.query:
+            self.refuted += 1
+            self.deceives = False
+            return await forward()
+        self._first = self._first or await forward()
+        return self._first if self.deceives else await forward()
+
+    async def connect(self, call: Call) -> Answer | None:
+        if self.deceives and call.site.resource == "stackedtrainings":
+            return refusal(503, "ServiceUnavailable")
+        return None
+
+
+async def test_an_operator_that_is_told_of_the_past_overwrites_nothing(tmp_path: Path) -> None:
+    scenario = SCENARIOS["straight"]
+    undisturbed = await run(scenario, tmp_path / "undisturbed")
+    gate = PastGate()
+    async with world_in(tmp_path / "past", gate, constants=IMPATIENT) as world:
+        world.apply(scenario.fields)
+        world.start_operator()
+        await world.until(lambda: world.step("math/merge").get("phase") == "Done", "merged")
+        gate.deceives = True
+        await world.replace_operator()
+        await world.until(lambda: gate.refuted, "refuted")
+        await scenario.user(world)
+        await world.until(world.settled, "at rest")
+        assert world.observer.jobs == undisturbed.outcome.jobs
+        assert _lasting(world.status) == undisturbed.outcome.status

@@ -18,6 +18,7 @@ from latticeforge_operator.cluster.client import (
     JOBS,
     POOLS,
     Client,
+    Conflict,
     Refused,
     Unavailable,
 )
@@ -97,7 +98,9 @@ async def test_apply_owns_its_fields_and_leaves_others(client: Client) -> None:
 async def test_lists_select(client: Client) -> None:
     for name in ("one", "two"):
         await client.apply(config_map(name))
-    everywhere = (await client.list_all(CONFIG_MAPS, None, "app")).items
+    listed = await client.list_all(CONFIG_MAPS, None, "app")
+    assert listed.version > 0
+    everywhere = listed.items
     assert [obj["metadata"]["name"] for obj in everywhere] == ["one", "two"]
     (found,) = (await client.list_all(CONFIG_MAPS, "default", "app=two")).items
     assert found["metadata"]["name"] == "two"
@@ -123,7 +126,7 @@ async def test_the_servers_own_sentence_is_kept(client: Client) -> None:
 
 async def test_creating_twice_is_a_conflict_that_may_pass(client: Client) -> None:
     await client.create(CONFIG_MAPS, "default", config_map())
-    with pytest.raises(Unavailable, match="409"):
+    with pytest.raises(Conflict, match="409"):
         await client.create(CONFIG_MAPS, "default", config_map())
 
 
@@ -145,6 +148,16 @@ async def test_the_rest_may_pass(tmp_path: Path, status: int) -> None:
     async with answering(tmp_path / "kubeconfig", answer) as client:
         with pytest.raises(Unavailable, match=f"{status} <html>busy"):
             await client.delete(JOBS, "default", "x")
+
+
+async def test_a_server_may_say_when_to_come_back(tmp_path: Path) -> None:
+    async def answer() -> web.StreamResponse:
+        return web.json_response({"message": "busy"}, status=429, headers={"Retry-After": "7"})
+
+    async with answering(tmp_path / "kubeconfig", answer) as client:
+        with pytest.raises(Unavailable, match="busy") as caught:
+            await client.delete(JOBS, "default", "x")
+    assert caught.value.after == 7
 
 
 async def test_an_answer_that_is_no_json_may_pass(tmp_path: Path) -> None:

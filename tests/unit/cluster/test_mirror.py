@@ -98,6 +98,14 @@ def test_the_answer_to_a_change_does_not_revive_what_was_deleted(mirror: Mirror)
     assert mirror.training(KEY) is None
 
 
+def test_a_list_from_before_an_object_was_made_does_not_take_it_away(mirror: Mirror) -> None:
+    mirror.put("Job", child("job", 7))
+    mirror.replace("Job", KEY, Listing([], version=6))
+    assert names(mirror) == ["job"]
+    mirror.replace("Job", KEY, Listing([], version=7))
+    assert names(mirror) == []
+
+
 def test_the_answer_to_a_change_is_news_when_others_changed_more(mirror: Mirror) -> None:
     mirror.put("StackedTraining", training(6))
     assert mirror.refresh("StackedTraining", training(7)) == []

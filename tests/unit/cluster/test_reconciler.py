@@ -12,7 +12,14 @@ from pydantic import ValidationError
 from tests.unit.core.builders import START, spec, stage
 
 from latticeforge_operator.api import StackedTrainingSpec
-from latticeforge_operator.cluster.client import Client, Listing, Refused, Resource, Unavailable
+from latticeforge_operator.cluster.client import (
+    Client,
+    Conflict,
+    Listing,
+    Refused,
+    Resource,
+    Unavailable,
+)
 from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.reconciler import Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
@@ -28,6 +35,7 @@ class FakeClient:
         self.calls: list[str] = []
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.fails: dict[str, Exception] = {}
+        self.listed: list[dict[str, Any]] = []
         self.version = 100
 
     def _call(self, what: str) -> None:
@@ -54,7 +62,7 @@ class FakeClient:
 
     async def list_all(self, *_: object, **__: object) -> Listing:
         self._call("list")
-        return Listing([], self.version)
+        return Listing(self.listed, self.version)
 
 
 class World:
@@ -176,6 +184,42 @@ async def test_an_unavailable_cluster_is_tried_again_later() -> None:
     with pytest.raises(Unavailable):
         await world.passes()
     assert "apply StackedTraining/status" not in world.client.calls
+
+
+async def test_a_server_that_asks_to_be_left_alone_is() -> None:
+    world = World()
+    world.client.fails["apply Job"] = Unavailable("busy", after=17)
+    world.reconciler.wake(KEY)
+    await until(lambda: bool(world.reconciler._timers))
+    assert world.reconciler._timers[KEY].when() - asyncio.get_running_loop().time() > 16
+    await world.reconciler.aclose()
+
+
+async def test_after_a_conflict_the_stack_is_read_again() -> None:
+    world = World()
+    world.client.fails["apply StackedTraining/status"] = Conflict("it has changed")
+    newer = {**world.client.objects["StackedTraining", "elle"], "status": {"message": "another"}}
+    newer["metadata"] = newer["metadata"] | {"resourceVersion": "200"}
+    world.client.listed = [newer]
+    with pytest.raises(Conflict):
+        await world.passes()
+    assert world.client.calls[-2:] == ["apply StackedTraining/status", "list"]
+    assert world.status == {"message": "another"}
+
+
+async def test_a_status_says_which_one_it_follows_from() -> None:
+    world = World()
+    read = (world.mirror.training(KEY) or {})["metadata"]["resourceVersion"]
+    sent = []
+    apply = world.client.apply
+
+    async def seen(manifest: dict[str, Any], subresource: str = "") -> Any:
+        sent.append(manifest["metadata"].get("resourceVersion"))
+        return await apply(manifest, subresource)
+
+    world.client.apply = seen  # type: ignore[method-assign]  # looks at what is sent
+    await world.passes()
+    assert sent[-1] == read
 
 
 async def test_a_lost_event_stops_nothing() -> None:
