@@ -28,6 +28,18 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests record under `endurance`: what was tried, and how often."""
+    reports = [
+        report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)
+    ]
+    figures = [str(v) for report in reports for k, v in report.user_properties if k == "endurance"]
+    if figures:
+        terminalreporter.section("endurance")
+        for figure in sorted(figures):
+            terminalreporter.write_line(figure)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Qwen2 model; tests must not write to it."""

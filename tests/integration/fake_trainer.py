@@ -105,17 +105,22 @@ class FakeKubelet:
         if any(self._step(other) == step for other in others if key_of(other) != key_of(pod)):
             self.overlaps.append(step)
         waiting = self.fates[step]
-        fate = waiting.popleft() if waiting else Fate()
+        self._meet(pod, waiting.popleft() if waiting else Fate())
+
+    def _meet(self, pod: dict[str, Any], fate: Fate) -> None:
+        """What happens to a pod that runs."""
         if fate.code != HELD:
             state = StepState.FAILED if fate.code else StepState.DONE
             self._end(pod, fate.code, state, good=fate.good)
 
     def _end(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool = True) -> None:
-        self._report(pod, code, state, good=good)
-        ended = {"exitCode": code, "finishedAt": self._time(), "startedAt": self._time()}
+        self._report(pod, state, code, good=good)
+        ended = {"exitCode": code, "finishedAt": self._end_time(pod), "startedAt": self._time()}
         self._set(pod, "Failed" if code else "Succeeded", {"terminated": ended})
 
-    def _report(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool) -> None:
+    def _report(
+        self, pod: dict[str, Any], state: StepState, code: int | None = None, *, good: bool = True
+    ) -> None:
         container = pod["spec"]["containers"][0]
         environment = {entry["name"]: entry.get("value", "") for entry in container["env"]}
         namespace, name, key = environment["LATTICEFORGE_PROGRESS"].split("/")
@@ -128,10 +133,10 @@ class FakeKubelet:
             step=config.step,
             digest=config.digest,
             state=state,
-            message=f"it ended with {code}",
+            message="works" if code is None else f"it ended with {code}",
             updated_at=self._time(),
             exit_code=code,
-            result=None if code else result_of(config, good=good),
+            result=result_of(config, good=good) if code == 0 else None,
         )
         data = {"data": {key: report.model_dump_json(by_alias=True, exclude_none=True)}}
         self._store.merge_patch(CONFIG_MAPS, namespace, name, data)
@@ -146,6 +151,9 @@ class FakeKubelet:
             **fields,
         }  # fmt: skip
         self._store.merge_patch(PODS, *key_of(pod), {"status": status}, subresource="status")
+
+    def _end_time(self, _pod: dict[str, Any]) -> str:
+        return self._time()
 
     def _time(self) -> str:
         return timestamp(self._store.now())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from typing import Any
 
 import click
@@ -22,6 +24,8 @@ from latticeforge_operator.cluster.client import (
     POOLS,
     TRAININGS,
     Client,
+    ClusterError,
+    Listing,
     Resource,
     outside_cluster,
 )
@@ -39,6 +43,19 @@ from latticeforge_operator.cluster.telemetry import (
 SERVER_TIMEOUT = 240
 CLIENT_TIMEOUT = 300
 CONNECT_TIMEOUT = 10
+INACTIVITY_TIMEOUT = 70
+"""A watch that brings nothing for so long is opened anew; the API server sends a bookmark every
+minute. In seconds, as the others."""
+WATCH_BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 34, 55)
+"""Pauses between attempts to reach the API server; after the last the process ends, and Kubernetes
+starts another."""
+FIRST_RETRY = 1.0
+LONGEST_RETRY = 30.0
+"""Pauses between attempts to list everything when the operator starts; doubled every time."""
+EXIT_SECONDS = 5.0
+"""How long an operator that stops may take; no moment is a bad one to be killed at."""
+
+log = logging.getLogger(__name__)
 
 WATCHED: dict[str, Resource] = {
     "GPUPool": POOLS,
@@ -94,6 +111,8 @@ class Operator:
         settings.watching.server_timeout = SERVER_TIMEOUT
         settings.watching.client_timeout = CLIENT_TIMEOUT
         settings.watching.connect_timeout = CONNECT_TIMEOUT
+        settings.watching.inactivity_timeout = INACTIVITY_TIMEOUT
+        settings.networking.error_backoffs = WATCH_BACKOFFS
         settings.scanning.disabled = bool(self.namespaces)
         telemetry = Telemetry()
         if self._metrics_port is not None:
@@ -106,7 +125,8 @@ class Operator:
             selector = "" if kind in {"GPUPool", "StackedTraining"} else TRAINING_LABEL
             spaces = self.namespaces if resource.namespaced and self.namespaces else (None,)
             for namespace in spaces:
-                for obj in await self._client.list_all(resource, namespace, selector):
+                listed = await _listed(self._client, resource, namespace, selector)
+                for obj in listed.items:
                     mirror.put(kind, obj)
         telemetry.registry.register(StackCollector(mirror.stacks, mirror.active_pods))
         self._reconciler = Reconciler(
@@ -116,6 +136,7 @@ class Operator:
 
     async def cleanup(self, **_: Any) -> None:
         """Stop working and close the connections."""
+        _end_within(EXIT_SECONDS)
         if self._resync is not None:
             self._resync.cancel()
         if self._reconciler is not None:
@@ -136,13 +157,38 @@ class Operator:
             self._reconciler.wake(key)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT, or until a watch cannot go on."""
         kopf.run(
             registry=self.registry,
             standalone=True,
             namespaces=self.namespaces,
             clusterwide=not self.namespaces,
         )
+
+
+async def _listed(
+    client: Client, resource: Resource, namespace: str | None, selector: str
+) -> Listing:
+    """A list, however long the API server takes to give it."""
+    pause = FIRST_RETRY
+    while True:
+        try:
+            return await client.list_all(resource, namespace, selector)
+        except ClusterError as error:
+            log.warning("%s; again in %.0f s", error, pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_RETRY)
+
+
+def _end_within(seconds: float) -> None:
+    """End the process after that long if it has not ended by then.
+
+    When a watch is answered with an error that Kopf does not retry, such as 410, Kopf stops the
+    operator, and some of its tasks then wait for ever: the process would live on, deaf.
+    """
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,28 @@ class Refused(ClusterError):  # noqa: N818  (what the server did)
 
 
 class Unavailable(ClusterError):  # noqa: N818  (what the server is)
-    """The API server cannot be reached, is overloaded, or has moved on: try again."""
+    """The API server cannot be reached, is overloaded, or has moved on: try again.
+
+    Attributes:
+        after: Seconds for which the server asks to be left alone.
+    """
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Conflict(Unavailable):
+    """The object has changed since it was read: read it again, and decide again."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The objects of a list, and the moment that they were listed at."""
+
+    items: list[dict[str, Any]]
+    version: int = 0
+    """The list's resourceVersion; 0 where nothing is served."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +124,15 @@ class Client:
         namespace: str | None,
         label_selector: str = "",
         field_selector: str = "",
-    ) -> list[dict[str, Any]]:
+    ) -> Listing:
         """Every object of a kind, in one namespace or (None) in all."""
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
-        query = [(name, selector) for name, selector in selectors.items() if selector]
+        query = [(name, value) for name, value in selectors.items() if value]
         answer = await self._call("GET", resource.path(namespace), query=query)
-        return list((answer or {}).get("items", []))
+        if answer is None:
+            return Listing([])
+        version = answer.get("metadata", {}).get("resourceVersion") or 0
+        return Listing(list(answer.get("items") or []), int(version))
 
     async def apply(self, manifest: dict[str, Any], subresource: str = "") -> dict[str, Any]:
         """Server-side apply; our fields win, others' fields stay."""
@@ -168,13 +193,13 @@ class Client:
         except ApiException as error:
             if error.status == 404 and method != "POST":
                 return None
-            raise _converted(method, path, error.status, error.body or "") from error
+            raise _converted(method, path, error.status, error.body or "", error.headers) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{method} {path}: {type(error).__name__}: {error}") from error
         if response.status == 404 and method != "POST":
             return None
         if response.status >= 400:
-            raise _converted(method, path, response.status, content)
+            raise _converted(method, path, response.status, content, response.headers)
         try:
             answer: dict[str, Any] = json.loads(content)
         except ValueError as error:
@@ -182,11 +207,18 @@ class Client:
         return answer
 
 
-def _converted(method: str, path: str, status: int, body: str | bytes) -> ClusterError:
+def _converted(
+    method: str, path: str, status: int, body: str | bytes, headers: Mapping[str, str] | None
+) -> ClusterError:
     """The exception that says whether to try again, with the server's own sentence."""
     try:
         message = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
         message = body if isinstance(body, str) else body.decode(errors="replace")
-    kind = Refused if status in _PERMANENT else Unavailable
-    return kind(f"{method} {path}: {status} {message}")
+    told = f"{method} {path}: {status} {message}"
+    if status in _PERMANENT:
+        return Refused(told)
+    if status == 409:
+        return Conflict(told)
+    after = (headers or {}).get("Retry-After", "")
+    return Unavailable(told, float(after) if after.isdecimal() else 0.0)

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from latticeforge_operator.api import GPUPool
+from latticeforge_operator.cluster.client import Listing
 from latticeforge_operator.cluster.names import (
     ATTEMPT_ANNOTATION,
     DIGEST_ANNOTATION,
@@ -94,8 +95,12 @@ class Mirror:
         same = before is not None and after is not None and before.value == after.value
         return [] if same else [(namespace, training)]
 
-    def refresh(self, kind: str, obj: dict[str, Any]) -> None:
-        """Take in the answer to a change of an object, unless that has been deleted since."""
+    def refresh(self, kind: str, obj: dict[str, Any]) -> list[Key]:
+        """Take in the answer to a change of an object, unless that has been deleted since.
+
+        Returns:
+            The stacks to which it brings news: what others changed before us is in the answer too.
+        """
         meta = obj["metadata"]
         key = (meta["namespace"], meta["name"])
         if kind == "StackedTraining":
@@ -103,8 +108,7 @@ class Mirror:
         else:
             training = meta["labels"][TRAINING_LABEL]
             known = (kind, meta["name"]) in self._children[meta["namespace"], training]
-        if known:
-            self.put(kind, obj)
+        return self.put(kind, obj) if known else []
 
     def _change_training(self, key: Key, obj: dict[str, Any], *, removed: bool) -> list[Key]:
         kept = _Kept(_version(obj), obj)
@@ -121,18 +125,16 @@ class Mirror:
         """Names of one stack's children of a kind."""
         return {name for (other, name) in self._children.get(key, {}) if other == kind}
 
-    def replace(self, kind: str, key: Key, listed: list[dict[str, Any]], known: set[str]) -> None:
+    def replace(self, kind: str, key: Key, listed: Listing) -> None:
         """Take in a fresh list of one stack's children of a kind.
 
-        Args:
-            kind: The kind.
-            key: The stack.
-            listed: The list.
-            known: Names known before it was asked for; those that it lacks are gone.
+        Those that it lacks are gone, unless they are known to have changed after it was made.
         """
-        for name in known - {obj["metadata"]["name"] for obj in listed}:
-            self._children[key].pop((kind, name), None)
-        for obj in listed:
+        children = self._children[key]
+        for name in self.names(kind, key) - {obj["metadata"]["name"] for obj in listed.items}:
+            if children[kind, name].version <= listed.version:
+                del children[kind, name]
+        for obj in listed.items:
             self.put(kind, obj)
 
     def complain(self, key: Key, job: str, complaint: str) -> None:

@@ -20,10 +20,14 @@ from latticeforge_operator.api import API_VERSION, StackedTraining, TrainingStat
 from latticeforge_operator.cluster import manifests
 from latticeforge_operator.cluster.client import (
     CLAIMS,
+    CONFIG_MAPS,
     EVENTS,
     JOBS,
     PODS,
+    TRAININGS,
     Client,
+    ClusterError,
+    Conflict,
     Refused,
     Unavailable,
 )
@@ -32,6 +36,7 @@ from latticeforge_operator.cluster.names import TRAINING_LABEL
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.cluster.telemetry import Telemetry
 from latticeforge_operator.core.launch import store_claim
+from latticeforge_operator.core.policies.failure import Outcome
 from latticeforge_operator.core.reconcile import reconcile, refuse
 from latticeforge_operator.core.settle import PATIENCE
 from latticeforge_operator.core.values import Decision, Event, Launch
@@ -77,10 +82,13 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._furnished: set[str] = set()
         """UIDs of stacks whose shared objects this process has applied."""
+        self._closed = False
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     def wake(self, key: Key) -> None:
         """Look at a stack soon; many wakes while it is being looked at are one."""
+        if self._closed:
+            return
         self._dirty.add(key)
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._work(key))
@@ -94,6 +102,7 @@ class Reconciler:
 
     async def aclose(self) -> None:
         """Stop at once; whatever was under way is decided again by the next operator."""
+        self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         tasks = list(self._tasks.values())
@@ -115,10 +124,11 @@ class Reconciler:
     async def _attempt(self, key: Key) -> None:
         try:
             wake_at = await self.pass_over(key)
-        except Unavailable as error:
+        except ClusterError as error:
             self.telemetry.passed("unavailable")
             count = self._failures[key] = self._failures.get(key, 0) + 1
-            seconds = min(2.0 ** min(count, 6) / 2, LONGEST_BACKOFF)
+            asked = error.after if isinstance(error, Unavailable) else 0.0
+            seconds = max(asked, min(2.0 ** min(count, 6) / 2, LONGEST_BACKOFF))
             log.warning("%s/%s: %s; again in %.0f s", *key, error, seconds, extra=_about(key))
             self._wake_later(key, seconds)
             return
@@ -142,14 +152,15 @@ class Reconciler:
         """One pass over one stack; returns when to look again.
 
         Raises:
-            Unavailable: The API server could not be reached; nothing is lost by trying again.
+            ClusterError: The API server could not be reached, or refused what every stack needs;
+                nothing is lost by trying again.
         """
         obj = self.mirror.training(key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             return None
         await self._ask_why_without_pods(key)
         decision, training = self._decide(obj, key)
-        if decision.launch is not None and decision.launch.attempt > 0:
+        if _must_be_sure(obj, decision):
             await self._look_closer(key)
             decision, training = self._decide(obj, key)
         problem = None
@@ -184,13 +195,12 @@ class Reconciler:
         return reconcile(training, status, observed, now), training
 
     async def _look_closer(self, key: Key) -> None:
-        """Ask the API server for Jobs and pods: watches may lag, and two attempts must not meet."""
+        """Ask the API server itself: watches may lag, and what follows cannot be taken back."""
         namespace, name = key
-        for kind, resource in (("Job", JOBS), ("Pod", PODS)):
-            known = self.mirror.names(kind, key)
+        for kind, resource in (("Job", JOBS), ("Pod", PODS), ("ConfigMap", CONFIG_MAPS)):
             selector = f"{TRAINING_LABEL}={name}"
             listed = await self._client.list_all(resource, namespace, selector)
-            self.mirror.replace(kind, key, listed, known)
+            self.mirror.replace(kind, key, listed)
 
     async def _ask_why_without_pods(self, key: Key) -> None:
         """A quota or a webhook that refuses pods says so in the Events of their Job alone."""
@@ -201,7 +211,7 @@ class Reconciler:
                 continue
             selector = f"involvedObject.name={job.name},reason=FailedCreate"
             events = await self._client.list_all(EVENTS, key[0], field_selector=selector)
-            newest = max(events, key=lambda e: e.get("lastTimestamp") or "", default=None)
+            newest = max(events.items, key=lambda e: e.get("lastTimestamp") or "", default=None)
             if newest is not None:
                 self.mirror.complain(key, job.name, str(newest.get("message", "")))
 
@@ -238,11 +248,26 @@ class Reconciler:
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "StackedTraining",
-            "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+            # A status that was decided on an older one must never replace a newer one.
+            "metadata": {
+                field: meta[field] for field in ("name", "namespace", "uid", "resourceVersion")
+            },
             "status": status,
         }
-        answer = await self._client.apply(manifest, subresource="status")
-        self.mirror.refresh("StackedTraining", answer)
+        try:
+            answer = await self._client.apply(manifest, subresource="status")
+        except Conflict:
+            await self._read_again(meta["namespace"], meta["name"])
+            raise
+        # An edit that came in between is in the answer, and its event will be no news any more.
+        for key in self.mirror.refresh("StackedTraining", answer):
+            self.wake(key)
+
+    async def _read_again(self, namespace: str, name: str) -> None:
+        fields = f"metadata.name={name}"
+        listed = await self._client.list_all(TRAININGS, namespace, field_selector=fields)
+        for obj in listed.items:
+            self.mirror.refresh("StackedTraining", {"kind": "StackedTraining", **obj})
 
     def _time_first_step(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
         """Note how long a new stack waited, once its first Job is recorded."""
@@ -282,6 +307,24 @@ class Reconciler:
 def _about(key: Key) -> dict[str, str]:
     """The field of a structured log line that names its stack."""
     return {"training": "/".join(key)}
+
+
+def _must_be_sure(obj: dict[str, Any], decision: Decision) -> bool:
+    """Whether a decision follows from what is missing, and a watch that lags might still bring."""
+    if decision.launch is not None and decision.launch.attempt > 0:
+        return True
+    before = TrainingStatus.model_validate(obj.get("status") or {})
+    return bool(_given_up(decision.status) - _given_up(before))
+
+
+def _given_up(status: TrainingStatus) -> set[tuple[str, str, int]]:
+    """Attempts that ended otherwise than well."""
+    return {
+        (step.name, step.digest, attempt.number)
+        for step in status.steps
+        for attempt in step.attempts
+        if attempt.outcome not in (None, Outcome.DONE)
+    }
 
 
 def sentence(error: ValueError) -> str:

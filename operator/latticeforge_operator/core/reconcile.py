@@ -182,7 +182,9 @@ class _Pass:
         """The decision with every Job but the running step's stopped."""
         jobs = self.observed.unfinished
         if self.report.status.phase in ENDED:
-            return replace(decision, delete=tuple(job.name for job in jobs))
+            finished, ttl = self.report.status.finished_at, self.training.spec.ttl_after_finished
+            wake_at = retention.removal_at(finished, ttl)
+            return replace(decision, delete=tuple(job.name for job in jobs), wake_at=wake_at)
         return replace(
             decision,
             suspend=tuple(j.name for j in jobs if j.step != self.runs and not j.suspended),

@@ -18,6 +18,7 @@ from latticeforge_operator.cluster.client import (
     JOBS,
     POOLS,
     Client,
+    Conflict,
     Refused,
     Unavailable,
 )
@@ -97,17 +98,19 @@ async def test_apply_owns_its_fields_and_leaves_others(client: Client) -> None:
 async def test_lists_select(client: Client) -> None:
     for name in ("one", "two"):
         await client.apply(config_map(name))
-    everywhere = await client.list_all(CONFIG_MAPS, None, "app")
+    listed = await client.list_all(CONFIG_MAPS, None, "app")
+    assert listed.version > 0
+    everywhere = listed.items
     assert [obj["metadata"]["name"] for obj in everywhere] == ["one", "two"]
-    (found,) = await client.list_all(CONFIG_MAPS, "default", "app=two")
+    (found,) = (await client.list_all(CONFIG_MAPS, "default", "app=two")).items
     assert found["metadata"]["name"] == "two"
-    assert await client.list_all(CONFIG_MAPS, "kube-system", "app") == []
+    assert (await client.list_all(CONFIG_MAPS, "kube-system", "app")).items == []
 
 
 async def test_what_is_absent_is_none_or_nothing(client: Client) -> None:
     assert await client.merge_patch(JOBS, "default", "none", {"spec": {}}) is None
     await client.delete(JOBS, "default", "none")
-    assert await client.list_all(POOLS, None) == []  # no such kind is served
+    assert (await client.list_all(POOLS, None)).items == []  # no such kind is served
 
 
 async def test_a_status_for_what_is_gone_is_tried_again(client: Client) -> None:
@@ -123,7 +126,7 @@ async def test_the_servers_own_sentence_is_kept(client: Client) -> None:
 
 async def test_creating_twice_is_a_conflict_that_may_pass(client: Client) -> None:
     await client.create(CONFIG_MAPS, "default", config_map())
-    with pytest.raises(Unavailable, match="409"):
+    with pytest.raises(Conflict, match="409"):
         await client.create(CONFIG_MAPS, "default", config_map())
 
 
@@ -145,6 +148,16 @@ async def test_the_rest_may_pass(tmp_path: Path, status: int) -> None:
     async with answering(tmp_path / "kubeconfig", answer) as client:
         with pytest.raises(Unavailable, match=f"{status} <html>busy"):
             await client.delete(JOBS, "default", "x")
+
+
+async def test_a_server_may_say_when_to_come_back(tmp_path: Path) -> None:
+    async def answer() -> web.StreamResponse:
+        return web.json_response({"message": "busy"}, status=429, headers={"Retry-After": "7"})
+
+    async with answering(tmp_path / "kubeconfig", answer) as client:
+        with pytest.raises(Unavailable, match="busy") as caught:
+            await client.delete(JOBS, "default", "x")
+    assert caught.value.after == 7
 
 
 async def test_an_answer_that_is_no_json_may_pass(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.core.builders import report
 
+from latticeforge_operator.cluster.client import Listing
 from latticeforge_operator.cluster.mirror import Mirror, job_view, pod_view, reports
 
 KEY = ("default", "elle")
@@ -97,6 +98,22 @@ def test_the_answer_to_a_change_does_not_revive_what_was_deleted(mirror: Mirror)
     assert mirror.training(KEY) is None
 
 
+def test_a_list_from_before_an_object_was_made_does_not_take_it_away(mirror: Mirror) -> None:
+    mirror.put("Job", child("job", 7))
+    mirror.replace("Job", KEY, Listing([], version=6))
+    assert names(mirror) == ["job"]
+    mirror.replace("Job", KEY, Listing([], version=7))
+    assert names(mirror) == []
+
+
+def test_the_answer_to_a_change_is_news_when_others_changed_more(mirror: Mirror) -> None:
+    mirror.put("StackedTraining", training(6))
+    assert mirror.refresh("StackedTraining", training(7)) == []
+    edited = training(8)
+    edited["metadata"]["generation"] = 2
+    assert mirror.refresh("StackedTraining", edited) == [KEY]
+
+
 def test_children_of_a_deleted_namesake_are_not_seen(mirror: Mirror) -> None:
     for kind in ("Job", "Pod"):
         mirror.put(kind, child("old", owner="uid-before"))
@@ -108,9 +125,8 @@ def test_children_of_a_deleted_namesake_are_not_seen(mirror: Mirror) -> None:
 def test_a_fresh_list_takes_away_what_it_lacks_but_not_what_came_since(mirror: Mirror) -> None:
     mirror.put("Job", child("gone", 1))
     mirror.put("Pod", child("pod", 1))
-    known = mirror.names("Job", KEY)
     mirror.put("Job", child("new", 5))
-    mirror.replace("Job", KEY, [child("other", 2)], known)
+    mirror.replace("Job", KEY, Listing([child("other", 2)], version=3))
     assert sorted(names(mirror)) == ["new", "other"]
     assert mirror.names("Pod", KEY) == {"pod"}
 

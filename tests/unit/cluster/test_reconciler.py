@@ -17,7 +17,15 @@ from tests.unit.core.simulation import Operator
 
 from latticeforge_operator.api import StackedTraining, StackedTrainingSpec
 from latticeforge_operator.api.crds import stacked_training_crd
-from latticeforge_operator.cluster.client import Client, Refused, Resource, Unavailable
+from latticeforge_operator.cluster.client import (
+    EVENTS,
+    Client,
+    Conflict,
+    Listing,
+    Refused,
+    Resource,
+    Unavailable,
+)
 from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.reconciler import Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
@@ -37,6 +45,7 @@ class FakeClient:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.fails: dict[str, Exception] = {}
         self.events: list[dict[str, Any]] = []
+        self.listed: list[dict[str, Any]] = []
         self.version = 100
 
     def _call(self, what: str) -> None:
@@ -61,9 +70,9 @@ class FakeClient:
     async def create(self, resource: Resource, _: str, manifest: dict[str, Any]) -> None:
         self._call(f"create {resource.plural} {manifest['reason']}")
 
-    async def list_all(self, *_: object, field_selector: str = "") -> list[dict[str, Any]]:
+    async def list_all(self, resource: Resource, *_: object, **__: object) -> Listing:
         self._call("list")
-        return self.events if field_selector else []
+        return Listing(self.events if resource is EVENTS else self.listed, self.version)
 
 
 class World:
@@ -126,6 +135,24 @@ async def test_objects_then_status_then_events() -> None:
     assert world.status["phase"] == "Running"
 
 
+async def test_an_edit_that_only_shows_in_the_answer_to_a_status_write_is_noticed() -> None:
+    world = World()
+    apply = world.client.apply
+
+    async def apply_after_an_edit(manifest: dict[str, Any], subresource: str = "") -> Any:
+        if subresource and not world.status:
+            stored = world.client.objects["StackedTraining", "elle"]
+            edited = {"metadata": stored["metadata"] | {"generation": 2}}
+            edited["spec"] = stored["spec"] | {"ttlAfterFinished": "1h"}
+            world.client.objects["StackedTraining", "elle"] = stored | edited
+        return await apply(manifest, subresource)
+
+    world.client.apply = apply_after_an_edit  # type: ignore[method-assign]  # it happens meanwhile
+    world.reconciler.wake(KEY)
+    await until(lambda: world.status.get("observedGeneration") == 2)
+    await world.reconciler.aclose()
+
+
 async def test_how_long_a_new_stack_waited_is_noted_once() -> None:
     world = World()
     for _ in range(3):
@@ -165,6 +192,42 @@ async def test_an_unavailable_cluster_is_tried_again_later() -> None:
     with pytest.raises(Unavailable):
         await world.passes()
     assert "apply StackedTraining/status" not in world.client.calls
+
+
+async def test_a_server_that_asks_to_be_left_alone_is() -> None:
+    world = World()
+    world.client.fails["apply Job"] = Unavailable("busy", after=17)
+    world.reconciler.wake(KEY)
+    await until(lambda: bool(world.reconciler._timers))
+    assert world.reconciler._timers[KEY].when() - asyncio.get_running_loop().time() > 16
+    await world.reconciler.aclose()
+
+
+async def test_after_a_conflict_the_stack_is_read_again() -> None:
+    world = World()
+    world.client.fails["apply StackedTraining/status"] = Conflict("it has changed")
+    newer = {**world.client.objects["StackedTraining", "elle"], "status": {"message": "another"}}
+    newer["metadata"] = newer["metadata"] | {"resourceVersion": "200"}
+    world.client.listed = [newer]
+    with pytest.raises(Conflict):
+        await world.passes()
+    assert world.client.calls[-2:] == ["apply StackedTraining/status", "list"]
+    assert world.status == {"message": "another"}
+
+
+async def test_a_status_says_which_one_it_follows_from() -> None:
+    world = World()
+    read = (world.mirror.training(KEY) or {})["metadata"]["resourceVersion"]
+    sent = []
+    apply = world.client.apply
+
+    async def seen(manifest: dict[str, Any], subresource: str = "") -> Any:
+        sent.append(manifest["metadata"].get("resourceVersion"))
+        return await apply(manifest, subresource)
+
+    world.client.apply = seen  # type: ignore[method-assign]  # looks at what is sent
+    await world.passes()
+    assert sent[-1] == read
 
 
 async def test_a_lost_event_stops_nothing() -> None:

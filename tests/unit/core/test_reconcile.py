@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -928,6 +929,15 @@ def test_jobs_and_the_own_volume_go_after_the_ttl_and_the_record_stays() -> None
     assert phase(op) is Phase.SUCCEEDED
     assert op.status.published is not None
     assert len(op.status.steps) == len(op.cluster.created)
+
+
+def test_a_stack_that_ends_is_looked_at_again_when_its_ttl_is_over() -> None:
+    op = operator(spec(ttlAfterFinished="2h"))
+    run_until(op, "publish")
+    op.cluster.succeed(live(op, "publish"))
+    op.look()
+    assert op.step().wake_at == op.cluster.now + timedelta(hours=2)
+    assert phase(op) is Phase.SUCCEEDED
 
 
 def test_a_volume_that_is_named_stays() -> None:
