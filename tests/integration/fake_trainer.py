@@ -92,11 +92,12 @@ class FakeKubelet:
 
     def _start(self, pod: dict[str, Any]) -> None:
         self._store.merge_patch(PODS, *key_of(pod), {"spec": {"nodeName": "fake"}})
-        running: dict[str, Any] = {"running": {"startedAt": self._time()}}
+        now = self._time()
+        running: dict[str, Any] = {"running": {"startedAt": now}}
         scheduled = {
             "type": "PodScheduled",
             "status": "True",
-            "lastTransitionTime": self._time(),
+            "lastTransitionTime": now,
         }
         self._set(pod, "Running", running, conditions=[scheduled])
         step = self._step(pod)
@@ -115,7 +116,13 @@ class FakeKubelet:
 
     def _end(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool = True) -> None:
         self._report(pod, state, code, good=good)
-        ended = {"exitCode": code, "finishedAt": self._end_time(pod), "startedAt": self._time()}
+        live = find(self._store, PODS, *key_of(pod)) or pod
+        (container,) = live["status"]["containerStatuses"]
+        ended = {
+            "exitCode": code,
+            "finishedAt": self._end_time(pod),
+            **container["state"]["running"],
+        }
         self._set(pod, "Failed" if code else "Succeeded", {"terminated": ended})
 
     def _report(

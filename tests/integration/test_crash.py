@@ -38,6 +38,7 @@ MAY_BE_MISSED = 0.05
 """Share of the kill points that a run may end without: calls differ a little with the timing."""
 GATES = [{"suite": "json", "minimum": "0.5", "samples": 64}]
 _PASSING = {
+    "queuedSeconds",
     "startedAt",
     "finishedAt",
     "endedAt",
@@ -203,7 +204,8 @@ def _lasting(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kept = {key: _lasting(item) for key, item in value.items() if key not in _PASSING}
-    return kept | {"pods": sorted(kept["pods"].values())} if "pods" in kept else kept
+    # Pods' names are not foreseeable; the seconds that they held are.
+    return kept | {key: sorted(kept[key].values()) for key in ("pods", "idle") if key in kept}
 
 
 async def run(scenario: Scenario, folder: Path, gate: CrashGate | None = None, **how: Any) -> Run:
@@ -231,10 +233,23 @@ def kill_points(calls: list[Call]) -> set[KillPoint]:
 
 def _differences(found: Outcome, expected: Outcome) -> list[str]:
     return [
-        f"{name}: {getattr(found, name)!r}\n  instead of {getattr(expected, name)!r}"
+        difference
         for name in ("jobs", "told", "owed", "status")
-        if getattr(found, name) != getattr(expected, name)
+        for difference in _unlike(getattr(found, name), getattr(expected, name), name)
     ]
+
+
+def _unlike(found: Any, expected: Any, where: str) -> list[str]:
+    """Where two values differ, path by path."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = sorted(found.keys() | expected.keys(), key=str)
+        pairs = [(found.get(key), expected.get(key), f"{where}.{key}") for key in keys]
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        triples = zip(found, expected, range(len(found)), strict=True)
+        pairs = [(one, other, f"{where}[{index}]") for one, other, index in triples]
+    else:
+        return [] if found == expected else [f"{where}: {found!r} instead of {expected!r}"]
+    return [difference for pair in pairs for difference in _unlike(*pair)]
 
 
 async def _killed(

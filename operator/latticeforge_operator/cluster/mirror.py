@@ -125,6 +125,11 @@ class Mirror:
         """Names of one stack's children of a kind."""
         return {name for (other, name) in self._children.get(key, {}) if other == kind}
 
+    def newest(self, key: Key) -> int:
+        """The newest version of a stack or one of its children that has been seen."""
+        kept = [*self._children.get(key, {}).values(), self._trainings.get(key)]
+        return max((one.version for one in kept if one is not None), default=0)
+
     def replace(self, kind: str, key: Key, listed: Listing) -> None:
         """Take in a fresh list of one stack's children of a kind.
 

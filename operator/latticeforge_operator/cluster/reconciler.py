@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 16
 """Stacks worked on at the same time."""
 LONGEST_BACKOFF = 60.0
+STALE_ANSWERS = 5
+"""After so many lists that are older than what was seen before, one is believed."""
 RESYNC_SECONDS = 60.0
 """Every stack is looked at this often even if no event says so."""
 
@@ -200,6 +202,10 @@ class Reconciler:
         for kind, resource in (("Job", JOBS), ("Pod", PODS), ("ConfigMap", CONFIG_MAPS)):
             selector = f"{TRAINING_LABEL}={name}"
             listed = await self._client.list_all(resource, namespace, selector)
+            # Kinds share one count of versions, unless each has a database: hence not for ever.
+            stale = listed.version < self.mirror.newest(key)
+            if stale and self._failures.get(key, 0) < STALE_ANSWERS:
+                raise Unavailable(f"the list of {resource.plural} is older than what was seen")
             self.mirror.replace(kind, key, listed)
 
     async def _ask_why_without_pods(self, key: Key) -> None:

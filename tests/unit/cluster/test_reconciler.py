@@ -27,7 +27,7 @@ from latticeforge_operator.cluster.client import (
     Unavailable,
 )
 from latticeforge_operator.cluster.mirror import Mirror
-from latticeforge_operator.cluster.reconciler import Reconciler, sentence
+from latticeforge_operator.cluster.reconciler import STALE_ANSWERS, Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.core.settle import PATIENCE
 from latticeforge_operator.core.values import Launch
@@ -47,6 +47,7 @@ class FakeClient:
         self.events: list[dict[str, Any]] = []
         self.listed: list[dict[str, Any]] = []
         self.version = 100
+        self.lags = 0
 
     def _call(self, what: str) -> None:
         self.calls.append(what)
@@ -72,7 +73,7 @@ class FakeClient:
 
     async def list_all(self, resource: Resource, *_: object, **__: object) -> Listing:
         self._call("list")
-        return Listing(self.events if resource is EVENTS else self.listed, self.version)
+        return Listing(self.events if resource is EVENTS else self.listed, self.version - self.lags)
 
 
 class World:
@@ -432,3 +433,16 @@ async def test_any_json_of_the_schema_is_accepted_or_refused_with_a_condition(
     assert conditions["Accepted"] in {"True", "False"}
     assert world.status["message"]
     assert not faults(STACK_SCHEMA["status"], world.status)
+
+
+async def test_a_list_from_the_past_is_asked_for_again_but_not_for_ever() -> None:
+    world = World()
+    await world.passes()
+    world.lose_the_job()
+    world.client.lags = 90
+    with pytest.raises(Unavailable, match="the list of jobs is older than what was seen"):
+        await world.passes()
+    assert world.client.calls == ["list"]
+    world.reconciler._failures[KEY] = STALE_ANSWERS
+    await world.passes()
+    assert "create events Vanished" in world.client.calls
