@@ -231,6 +231,13 @@ async def test_a_status_says_which_one_it_follows_from() -> None:
     assert sent[-1] == read
 
 
+async def test_nothing_wakes_an_operator_that_has_stopped() -> None:
+    world = World()
+    await world.reconciler.aclose()
+    world.reconciler.wake(KEY)
+    assert not world.reconciler._tasks
+
+
 async def test_a_lost_event_stops_nothing() -> None:
     world = World()
     await world.passes()
