@@ -119,7 +119,7 @@ class Operator:
             app = application(telemetry, lambda: self._reconciler is not None)
             self._server = Server(app, self._metrics_port)
             await self._server.start()
-        self._client = await Client.connect()
+        self._client = await Client.connect(telemetry.called)
         mirror = Mirror()
         for kind, resource in WATCHED.items():
             selector = "" if kind in {"GPUPool", "StackedTraining"} else TRAINING_LABEL
@@ -130,7 +130,7 @@ class Operator:
                     mirror.put(kind, obj)
         telemetry.registry.register(StackCollector(mirror.stacks, mirror.active_pods))
         self._reconciler = Reconciler(
-            self._client, mirror, Settings.from_environment(), telemetry=telemetry
+            self._client, mirror, Settings.from_environment(self.namespaces), telemetry=telemetry
         )
         self._resync = asyncio.create_task(self._reconciler.resync())
 

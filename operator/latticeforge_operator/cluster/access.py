@@ -58,6 +58,5 @@ EVERYWHERE = (
         _WATCH,
         "notice a reinstalled definition",
     ),
-    Rule("", ("namespaces",), _WATCH, "notice new namespaces"),
 )
 """Needed beside them when all namespaces are served."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,17 +102,23 @@ def outside_cluster() -> bool:
 class Client:
     """Server-side apply, lists, deletes and events."""
 
-    def __init__(self, api: aio.client.ApiClient) -> None:
-        self._api = api
+    def __init__(
+        self, api: aio.client.ApiClient, called: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._api, self._called = api, called
 
     @classmethod
-    async def connect(cls) -> Client:
-        """A client for `KUBECONFIG` if set, else for the cluster that the operator runs in."""
+    async def connect(cls, called: Callable[[str], None]) -> Client:
+        """A client for `KUBECONFIG` if set, else for the cluster that the operator runs in.
+
+        Args:
+            called: Is told the HTTP method of every call.
+        """
         if outside_cluster():
             await aio.config.load_kube_config()
         else:
             aio.config.load_incluster_config()
-        return cls(aio.client.ApiClient())
+        return cls(aio.client.ApiClient(), called)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -179,6 +185,7 @@ class Client:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any] | None:
+        self._called(method)
         request = await self._api.param_serialize(
             method=method,
             resource_path=path,

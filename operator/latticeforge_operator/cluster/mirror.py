@@ -125,6 +125,33 @@ class Mirror:
         """Names of one stack's children of a kind."""
         return {name for (other, name) in self._children.get(key, {}) if other == kind}
 
+    def doubtful(self, active: Listing) -> tuple[set[Key], set[Key]]:
+        """Stacks of which the mirror may show what is gone: a broken watch tells of no deletion.
+
+        Args:
+            active: A fresh list of the pods that have not ended.
+
+        Returns:
+            Stacks with a pod that this list lacks, and stacks with an unfinished Job without pods.
+        """
+        alive = {(o["metadata"]["namespace"], o["metadata"]["name"]) for o in active.items}
+        ghosts, podless = set(), set()
+        for key, children in self._children.items():
+            pods = {
+                name: kept
+                for (_, name), kept in children.items()
+                if isinstance(kept.value, PodView) and kept.value.active
+            }
+            if any(
+                (key[0], name) not in alive and kept.version <= active.version
+                for name, kept in pods.items()
+            ):
+                ghosts.add(key)
+            jobs = (kept.value for kept in children.values() if isinstance(kept.value, JobView))
+            if not pods and any(not job.finished for job in jobs):
+                podless.add(key)
+        return ghosts, podless
+
     def newest(self, key: Key) -> int:
         """The newest version of a stack or one of its children that has been seen."""
         kept = [*self._children.get(key, {}).values(), self._trainings.get(key)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from latticeforge_operator.cluster.client import (
     Client,
     ClusterError,
     Conflict,
+    Listing,
     Refused,
     Unavailable,
 )
@@ -48,8 +50,13 @@ CONCURRENCY = 16
 LONGEST_BACKOFF = 60.0
 STALE_ANSWERS = 5
 """After so many lists that are older than what was seen before, one is believed."""
+PODLESS_AT_ONCE = 50
+"""Of the stacks that wait for pods, so many are looked at closer in each round."""
 RESYNC_SECONDS = 60.0
 """Every stack is looked at this often even if no event says so."""
+
+
+_NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 def utc_now() -> datetime:
@@ -82,6 +89,7 @@ class Reconciler:
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._doubted: set[Key] = set()
         self._furnished: set[str] = set()
         """UIDs of stacks whose shared objects this process has applied."""
         self._closed = False
@@ -99,8 +107,22 @@ class Reconciler:
         """Wake every stack now and then, for ever."""
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self._doubt()
+            except ClusterError as error:
+                log.warning("active pods not listed, the next time will do: %s", error)
             for key in self.mirror.trainings():
                 self.wake(key)
+
+    async def _doubt(self) -> None:
+        """Have stacks looked at closer of which a broken watch may have hidden a deletion."""
+        active = Listing([])
+        for namespace in self._settings.namespaces or (None,):
+            listed = await self._client.list_all(PODS, namespace, TRAINING_LABEL, _NOT_ENDED)
+            active = Listing([*active.items, *listed.items], active.version or listed.version)
+        ghosts, podless = self.mirror.doubtful(active)
+        some = random.sample(sorted(podless), min(len(podless), PODLESS_AT_ONCE))
+        self._doubted |= ghosts | set(some)
 
     async def aclose(self) -> None:
         """Stop at once; whatever was under way is decided again by the next operator."""
@@ -160,6 +182,9 @@ class Reconciler:
         obj = self.mirror.training(key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             return None
+        if key in self._doubted:
+            await self._look_closer(key)
+            self._doubted.discard(key)
         await self._ask_why_without_pods(key)
         decision, training = self._decide(obj, key)
         if _must_be_sure(obj, decision):

@@ -21,10 +21,14 @@ class Settings:
     hub_endpoint: str | None = None
     """Another Hub than huggingface.co; `HF_ENDPOINT`."""
 
+    namespaces: tuple[str, ...] = ()
+    """Namespaces that are served; empty: all."""
+
     @classmethod
-    def from_environment(cls) -> Settings:
-        """Read them."""
+    def from_environment(cls, namespaces: tuple[str, ...] = ()) -> Settings:
+        """Read them; the namespaces come from the command line."""
         return cls(
+            namespaces=namespaces,
             trainer_image=os.environ.get("LATTICEFORGE_TRAINER_IMAGE", DEFAULT_TRAINER_IMAGE),
             progress_interval=os.environ.get("LATTICEFORGE_PROGRESS_INTERVAL"),
             hub_endpoint=os.environ.get("HF_ENDPOINT"),

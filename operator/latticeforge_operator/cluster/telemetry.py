@@ -56,6 +56,12 @@ class Telemetry:
             buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 3600, float("inf")),
             registry=self.registry,
         )
+        self._calls = Counter(
+            "latticeforge_api_requests",
+            "Requests to the API server, watches aside, by HTTP method",
+            ["method"],
+            registry=self.registry,
+        )
         self._waiting: dict[Any, float] = {}
 
     def woken(self, key: object) -> None:
@@ -71,6 +77,10 @@ class Telemetry:
         finally:
             self._seconds.observe(self._clock() - begun)
             self._waiting.pop(key, None)
+
+    def called(self, method: str) -> None:
+        """Count a request to the API server."""
+        self._calls.labels(method).inc()
 
     def passed(self, result: str) -> None:
         """Count a pass: `done`, `unavailable` (the API server) or `defect`."""

@@ -27,6 +27,7 @@ from latticeforge_operator.cluster.client import (
     Unavailable,
 )
 from latticeforge_operator.cluster.mirror import Mirror
+from latticeforge_operator.cluster.names import JOB_NAME_LABEL, TRAINING_LABEL, UID_LABEL
 from latticeforge_operator.cluster.reconciler import STALE_ANSWERS, Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.core.settle import PATIENCE
@@ -453,3 +454,33 @@ async def test_a_list_from_the_past_is_asked_for_again_but_not_for_ever() -> Non
     world.reconciler._failures[KEY] = STALE_ANSWERS
     await world.passes()
     assert "create events Vanished" in world.client.calls
+
+
+async def test_pods_and_jobs_whose_deletion_no_watch_told_of_are_found_gone() -> None:
+    world = World()
+    await world.passes()
+    (job,) = world.mirror.observed(KEY).jobs
+    labels = {
+        TRAINING_LABEL: "elle",
+        UID_LABEL: "uid-1",
+        JOB_NAME_LABEL: job.name,
+    }
+    meta = {"name": "pod", "namespace": "default", "resourceVersion": "100", "labels": labels}
+    pod = {"metadata": meta, "spec": {}, "status": {"phase": "Running"}}
+    world.mirror.put("Pod", pod)
+    world.client.listed = [pod]
+    await world.reconciler._doubt()
+    assert not world.reconciler._doubted, "it is there"
+    world.client.listed = []
+    await world.reconciler._doubt()
+    assert world.reconciler._doubted == {KEY}
+    await world.passes()
+    assert not world.mirror.observed(KEY).pods
+    assert not world.reconciler._doubted
+
+
+async def test_a_job_without_pods_is_doubted() -> None:
+    world = World()
+    await world.passes()
+    await world.reconciler._doubt()
+    assert world.reconciler._doubted == {KEY}
