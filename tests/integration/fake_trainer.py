@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from tests.unit.core.builders import result_of
 
-from latticeforge_operator.cluster.names import STEP_LABEL
+from latticeforge_operator.cluster.names import STEP_LABEL, TRAINING_LABEL
 from latticeforge_operator.devcluster.controllers.objects import (
     CONFIG_MAPS,
     PODS,
@@ -58,6 +58,7 @@ class FakeKubelet:
         self.overlaps: list[str] = []
         self._store = store
         self._taken: set[str] = set()
+        self._alive: dict[tuple[str, str], set[str]] = defaultdict(set)
 
     async def run(self) -> None:
         """Runs pods until cancelled."""
@@ -87,8 +88,9 @@ class FakeKubelet:
     def _step(self, pod: dict[str, Any]) -> str:
         return str(pod["metadata"]["labels"][STEP_LABEL]).replace(".", "/")
 
-    def _runs(self, pod: dict[str, Any]) -> bool:
-        return pod["metadata"]["uid"] in self._taken and not is_finished(pod)
+    def _life(self, pod: dict[str, Any]) -> tuple[str, str]:
+        """Of which at most one pod may run: a step of a stack."""
+        return pod["metadata"]["labels"][TRAINING_LABEL], self._step(pod)
 
     def _start(self, pod: dict[str, Any]) -> None:
         self._store.merge_patch(PODS, *key_of(pod), {"spec": {"nodeName": "fake"}})
@@ -102,9 +104,10 @@ class FakeKubelet:
         self._set(pod, "Running", running, conditions=[scheduled])
         step = self._step(pod)
         self.started.append(step)
-        others = [other for other in self._store.list(PODS) if self._runs(other)]
-        if any(self._step(other) == step for other in others if key_of(other) != key_of(pod)):
+        alive = self._alive[self._life(pod)]
+        if alive:
             self.overlaps.append(step)
+        alive.add(pod["metadata"]["uid"])
         waiting = self.fates[step]
         self._meet(pod, waiting.popleft() if waiting else Fate())
 
@@ -116,6 +119,7 @@ class FakeKubelet:
 
     def _end(self, pod: dict[str, Any], code: int, state: StepState, *, good: bool = True) -> None:
         self._report(pod, state, code, good=good)
+        self._alive[self._life(pod)].discard(pod["metadata"]["uid"])
         live = find(self._store, PODS, *key_of(pod)) or pod
         (container,) = live["status"]["containerStatuses"]
         ended = {

@@ -33,6 +33,7 @@ from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.names import GROUP, TRAINING_LABEL, VERSION
 from latticeforge_operator.cluster.reconciler import Reconciler
 from latticeforge_operator.cluster.settings import Settings
+from latticeforge_operator.cluster.stateless import NoDiffBase, NoProgress
 from latticeforge_operator.cluster.telemetry import (
     Server,
     StackCollector,
@@ -108,6 +109,8 @@ class Operator:
     async def startup(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """List everything once, so that no stack is decided on without its children."""
         settings.posting.enabled = False
+        settings.persistence.diffbase_storage = NoDiffBase()
+        settings.persistence.progress_storage = NoProgress()
         settings.watching.server_timeout = SERVER_TIMEOUT
         settings.watching.client_timeout = CLIENT_TIMEOUT
         settings.watching.connect_timeout = CONNECT_TIMEOUT

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 16
 """Stacks worked on at the same time."""
 LONGEST_BACKOFF = 60.0
+PAUSE_SECONDS = 0.2
+"""Between two passes over one stack: a Job, its pods and its report move together, in one pass."""
 STALE_ANSWERS = 5
 """After so many lists that are older than what was seen before, one is believed."""
 PODLESS_AT_ONCE = 50
@@ -89,6 +91,7 @@ class Reconciler:
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._rested_at: dict[Key, float] = {}
         self._doubted: set[Key] = set()
         self._furnished: set[str] = set()
         """UIDs of stacks whose shared objects this process has applied."""
@@ -135,15 +138,20 @@ class Reconciler:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work(self, key: Key) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while key in self._dirty:
-                self._dirty.discard(key)
                 self.telemetry.woken(key)
+                await asyncio.sleep(max(0.0, self._rested_at.get(key, 0.0) - loop.time()))
                 async with self._slots:
+                    self._dirty.discard(key)  # only now: what has come meanwhile is seen too
                     with self.telemetry.timed_pass(key):
                         await self._attempt(key)
+                self._rested_at[key] = loop.time() + PAUSE_SECONDS
         finally:
             del self._tasks[key]
+            if self.mirror.training(key) is None:
+                self._rested_at.pop(key, None)
 
     async def _attempt(self, key: Key) -> None:
         try:
