@@ -17,7 +17,7 @@ DATA := $(WORKDIR)/data/math.jsonl $(WORKDIR)/data/cic.jsonl
 # other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: help quickstart test quick check format crds clean
+.PHONY: help quickstart test quick check benchmark format crds clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ check: $(INSTALLED) ## The gate: format, lint, types, contracts, generated files
 	$(BIN)/latticeforge crds -o .venv/crds
 	diff -r crds .venv/crds || { echo 'crds/ is out of date: make crds'; exit 1; }
 	@$(MAKE) --no-print-directory test
+
+benchmark: $(INSTALLED) ## Measure what one operator carries (half an hour)
+	$(BIN)/python -m benchmarks.operator
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
