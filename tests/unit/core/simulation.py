@@ -166,10 +166,10 @@ class Cluster:
             )
 
     def preempt(self, job: str) -> None:
-        """Take a pod away; the Job replaces it."""
+        """Take a pod away; the Job replaces it, unless it is suspended."""
         for pod in self.active(job)[:1]:
             self._end_pod(replace(pod, disrupted=True), ExitCode.INTERRUPTED)
-        if not self.active(job):
+        if not self.jobs[job].suspended and not self.active(job):
             self._create_pods(job)
 
     def end_leaving_pods(self) -> None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.unit.core.builders import pool, spec, stack, stage
 from tests.unit.core.simulation import Cluster, Operator
@@ -62,6 +62,7 @@ def suspend(op: Operator) -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@example(ways=[("suspend", 0), ("preempt", 0)], limit=120)
 @given(ways=WAYS, limit=st.integers(1, 2000))
 def test_never_past_the_limit_plus_one_grace(ways: list[tuple[str, int]], limit: int) -> None:
     op = operator(limit, failure={"maxRestarts": 9})
