@@ -138,6 +138,8 @@ class Hyperparameters(APIModel):
     """AdamW's weight decay; never applied to norms and biases."""
     max_grad_norm: DecimalString = "1"
     """Gradients are clipped to this norm."""
+    optimizer_states: Literal["FP32", "INT8"] = "FP32"
+    """AdamW's moments: FP32 (exact), or INT8 (a quarter of the memory, lossy)."""
     sequence_length: int = Field(default=4096, ge=16, le=1_048_576)
     """Tokens of one packed sequence; longer samples are cut."""
     global_batch_tokens: int = Field(default=131_072, ge=16, le=1_000_000_000)
@@ -167,6 +169,10 @@ class LoRA(APIModel):
     """Dropout on the adapter's input."""
     target_modules: list[str] | None = Field(default=None, min_length=1, max_length=64)
     """Names of the linear layers that get an adapter; left out: every one but the head."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank."""
+    base_dtype: Literal["FP8"] | None = None
+    """FP8: frozen weights and products in 8 bits (faster, lossy); left out: as the base is."""
 
 
 class Gate(APIModel):
@@ -225,6 +231,10 @@ class Stage(APIModel):
                 "self.method != 'Full' || self.handoff != 'ContinueAdapter'",
                 "a Full stage cannot continue an adapter; use handoff Merge",
             ),
+            rule(
+                "self.method == 'LoRA' || !has(self.lora) || !has(self.lora.baseDtype)",
+                "lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
+            ),
         )
     )
 
@@ -255,6 +265,11 @@ class Stage(APIModel):
         if self.method is Method.FULL and self.handoff is Handoff.CONTINUE_ADAPTER:
             raise ValueError(
                 f"stage {self.name}: a Full stage cannot continue an adapter; use handoff Merge"
+            )
+        if self.method is Method.QLORA and self.lora and self.lora.base_dtype:
+            raise ValueError(
+                f"stage {self.name}: lora.baseDtype belongs to method LoRA; "
+                "a QLoRA stage's base is NF4"
             )
         return self
 

@@ -113,7 +113,6 @@ def place(
         processes=gpus // pods,
         nodes=pods,
         zero_stage=3 if gpus > 1 and stage.method is Method.FULL else 0,
-        gradient_checkpointing=True,
     )
     return Placement(
         pool, pods=pods, gpus_per_pod=gpus // pods, on_pool=True, strategy=strategy, queue=queue

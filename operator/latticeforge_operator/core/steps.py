@@ -182,6 +182,8 @@ def _train_step(stage: Stage, weights: Weights) -> Step:
         alpha=shape.alpha,
         dropout=float(shape.dropout),
         target_modules=shape.target_modules,
+        rank_stabilized=shape.rank_stabilized,
+        base_dtype="fp8" if shape.base_dtype == "FP8" else None,
     )
     payload = TrainPayload(
         method=stage.method,
@@ -190,6 +192,7 @@ def _train_step(stage: Stage, weights: Weights) -> Step:
         warmup_ratio=float(parameters.warmup_ratio),
         weight_decay=float(parameters.weight_decay),
         max_grad_norm=float(parameters.max_grad_norm),
+        optimizer_states="int8" if parameters.optimizer_states == "INT8" else "fp32",
         sequence_length=parameters.sequence_length,
         global_batch_tokens=parameters.global_batch_tokens,
         lora=lora if stage.method.is_adapter else None,

@@ -16,7 +16,7 @@ from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStat
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.reconcile import reconcile, refuse
 from latticeforge_operator.core.walk import APPROVE_ANNOTATION
-from latticeforge_trainer.contract import ExitCode, PublishResult, StepState
+from latticeforge_trainer.contract import ExitCode, PublishResult, Recompute, StepState
 
 GATED = [{"suite": "json", "minimum": "0.5", "samples": 64}]
 
@@ -341,6 +341,11 @@ def test_numbers_that_fail_again_after_a_rollback_end_the_stack() -> None:
 def test_memory_that_cannot_be_saved_ends_the_stack_at_once() -> None:
     op = operator()
     run_until(op, "math/train")
+    for _ in (Recompute.LAYERS, Recompute.OFFLOAD):  # what is tried before it is given up
+        ends(op, "math/train", code=ExitCode.OUT_OF_MEMORY)
+        assert phase(op) is Phase.RUNNING
+        op.cluster.tick(600)
+        op.step()
     ends(op, "math/train", code=ExitCode.OUT_OF_MEMORY)
     assert phase(op) is Phase.FAILED
     assert "ask for more GPUs" in op.status.message

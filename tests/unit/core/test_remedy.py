@@ -6,7 +6,7 @@ import pytest
 
 from latticeforge_operator.api.status import Attempt
 from latticeforge_operator.core.policies.remedy import avoided_nodes, hopeless, strategy_after
-from latticeforge_trainer.contract import StepKind, Strategy
+from latticeforge_trainer.contract import Recompute, StepKind, Strategy
 
 
 def attempts(*outcomes: str, counted: bool = True) -> list[Attempt]:
@@ -17,23 +17,23 @@ def attempts(*outcomes: str, counted: bool = True) -> list[Attempt]:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "micro_batch", "checkpointing"),
+    ("outcomes", "micro_batch", "recompute"),
     [
-        ([], 8, False),
-        (["Failed"], 8, False),
-        (["OutOfMemory"], 4, False),
-        (["OutOfMemory", "Preempted", "OutOfMemory"], 2, False),
-        (["OutOfMemory"] * 3, 1, False),
-        (["OutOfMemory"] * 4, 1, True),
-        (["OutOfMemory"] * 9, 1, True),
+        ([], 8, "auto"),
+        (["Failed"], 8, "auto"),
+        (["OutOfMemory"], 4, "auto"),
+        (["OutOfMemory", "Preempted", "OutOfMemory"], 2, "auto"),
+        (["OutOfMemory"] * 3, 1, "auto"),
+        (["OutOfMemory"] * 4, 1, "layers"),
+        (["OutOfMemory"] * 9, 1, "offload"),
     ],
 )
 def test_memory_that_ran_out_is_saved(
-    outcomes: list[str], micro_batch: int, checkpointing: bool
+    outcomes: list[str], micro_batch: int, recompute: str
 ) -> None:
     planned = Strategy(micro_batch=8, processes=2)
     strategy = strategy_after(attempts(*outcomes), planned)
-    expected = {"micro_batch": micro_batch, "gradient_checkpointing": checkpointing}
+    expected = {"micro_batch": micro_batch, "recompute": Recompute(recompute)}
     assert strategy == planned.model_copy(update=expected)
 
 
@@ -51,7 +51,8 @@ def test_what_is_not_counted_any_more_needs_no_remedy() -> None:
         (["Numerical", "Failed", "Numerical"], "lower learningRate"),
         (["Numerical", "Numerical", "Failed"], None),
         (["OutOfMemory"] * 3, None),
-        (["OutOfMemory"] * 4, "ask for more GPUs"),
+        (["OutOfMemory"] * 4, None),
+        (["OutOfMemory"] * 5, "ask for more GPUs"),
     ],
 )
 def test_it_is_given_up_when_nothing_would_change(outcomes: list[str], why: str | None) -> None:

@@ -29,6 +29,7 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT declares int, and divides it
         lora_dropout=settings.dropout,
+        use_rslora=settings.rank_stabilized,
         target_modules=settings.target_modules or "all-linear",
         bias="none",
     )
@@ -46,11 +47,14 @@ def continue_adapter(model: PreTrainedModel, folder: Path, settings: LoRASetting
         UserError: Its rank or alpha is not what this stage asks for.
     """
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
-    found, asked = (config["r"], config["lora_alpha"]), (settings.rank, settings.alpha)
+    found = config["r"], config["lora_alpha"], bool(config.get("use_rslora"))
+    asked = settings.rank, settings.alpha, settings.rank_stabilized
     if found != asked:
+        kinds = {False: "", True: ", rank-stabilized"}
         raise UserError(
-            f"this stage continues an adapter of rank {found[0]} and alpha {found[1]:g} but asks "
-            f"for rank {asked[0]} and alpha {asked[1]:g}: use the same, or handoff Merge"
+            f"this stage continues an adapter of rank {found[0]}, alpha {found[1]:g}"
+            f"{kinds[found[2]]}, but asks for rank {asked[0]}, alpha {asked[1]:g}"
+            f"{kinds[asked[2]]}: use the same, or handoff Merge"
         )
     return PeftModel.from_pretrained(
         model, folder, is_trainable=True, autocast_adapter_dtype=False, local_files_only=True

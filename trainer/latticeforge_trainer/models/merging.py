@@ -32,6 +32,7 @@ IRRELEVANT = frozenset(
         "r",
         "lora_alpha",
         "lora_dropout",
+        "use_rslora",
         "target_modules",
         "exclude_modules",
         "layers_to_transform",
@@ -96,7 +97,8 @@ class LowRankUpdates:
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / ADAPTER_CONFIG).read_text())
         refuse_unknown_features(config)
-        self._scale = config["lora_alpha"] / config["r"]
+        rank = config["r"]
+        self._scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
             self._tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is no dict)
         self.pending = {self._weight_name(key) for key in self._tensors}

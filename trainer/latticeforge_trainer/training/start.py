@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import Method, TrainConfig
+from latticeforge_trainer.contract import Method, Recompute, TrainConfig
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.models.loading import (
     ADAPTER_FOLDER,
@@ -53,7 +53,7 @@ def starting_model(
             quantize_nf4=method is Method.QLORA,
             device=CPU if partitioned else device,
         )
-    if strategy.gradient_checkpointing:
+    if strategy.recompute in {Recompute.LAYERS, Recompute.OFFLOAD}:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if config.payload.lora is None else _with_adapter(model, config, store)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from latticeforge_operator.api.status import Attempt
 from latticeforge_operator.core.policies.failure import NEVER_RETRIED, Outcome
-from latticeforge_trainer.contract import StepKind, Strategy
+from latticeforge_trainer.contract import Recompute, StepKind, Strategy
 
 NUMERICAL_FAILURES = 2
 """After so many, the same numbers would fail again."""
@@ -50,8 +50,8 @@ def hopeless(kind: StepKind, attempts: Sequence[Attempt], strategy: Strategy) ->
         before = strategy_after(attempts[:-1], strategy)
         if _smaller(before) is None:
             return (
-                f"{reason} (with micro-batch 1 and every layer recomputed); ask for more GPUs, a "
-                "shorter sequenceLength, or method LoRA or QLoRA"
+                f"{reason} (with micro-batch 1, every layer recomputed and its input in host "
+                "memory); ask for more GPUs, a shorter sequenceLength, or method LoRA or QLoRA"
             )
     return None
 
@@ -66,9 +66,10 @@ def _smaller(strategy: Strategy) -> Strategy | None:
     """The next strategy that needs less memory and gives the same result; None: there is none."""
     if strategy.micro_batch > 1:
         return strategy.model_copy(update={"micro_batch": strategy.micro_batch // 2})
-    if not strategy.gradient_checkpointing:
-        return strategy.model_copy(update={"gradient_checkpointing": True})
-    return None
+    more = {Recompute.LAYERS: Recompute.OFFLOAD, Recompute.OFFLOAD: None}.get(
+        strategy.recompute, Recompute.LAYERS
+    )
+    return strategy.model_copy(update={"recompute": more}) if more else None
 
 
 def _is_numerically_hopeless(attempts: Sequence[Attempt]) -> bool:
