@@ -159,17 +159,6 @@ def expanded(attend: Attend) -> Attend:
     return with_expanded
 
 
-def default_sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: Boundaries, options: Options
-) -> torch.Tensor:
-    """PyTorch's own choice, for documents of one length."""
-    q, k, v = (part.view(-1, b.longest, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
-    out = functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=options.scale, enable_gqa=True
-    )
-    return out.transpose(1, 2).flatten(0, 1)
-
-
 def offered(request: attention.Request) -> dict[str, Attend]:
     """The back-ends of training that serve a request."""
     return {b.name: b.attend for b in attention.BACKENDS if b.serves(request)}
@@ -180,7 +169,7 @@ def others(request: attention.Request) -> dict[str, Attend]:
     if request.device.type != "cuda" or request.window or request.softcap:
         return {}
     equal = {
-        "PyTorch's default SDPA": default_sdpa,
+        "PyTorch's default SDPA": attention.as_batch,
         "cuDNN, equal lengths, k and v repeated": expanded(attention.attend_equal),
     }
     varlen = {
@@ -213,7 +202,7 @@ class Inputs:
             return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
 
         q, k, v = (draw(n).requires_grad_() for n in (heads, kv_heads, kv_heads))
-        boundaries = case.boundaries(seed).to(device)
+        boundaries = case.boundaries(seed).map(lambda tensor: tensor.to(device))
         return cls(q, k, v, draw(heads), boundaries, Options(dim**-0.5, case.window, case.softcap))
 
     def forward(self, attend: Attend) -> torch.Tensor:

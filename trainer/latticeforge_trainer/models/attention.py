@@ -62,9 +62,9 @@ class Boundaries:
         """Whether all documents have one length, so that they form a batch without padding."""
         return len(set(self.lengths)) == 1
 
-    def to(self, device: torch.device) -> Boundaries:
-        """The same on a device."""
-        return Boundaries(self.cumulative.to(device, non_blocking=True), self.lengths)
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Boundaries:
+        """The same with its tensor changed, for instance on a device."""
+        return Boundaries(change(self.cumulative), self.lengths)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def packed_attention(
     Args:
         q: [tokens, heads, dim].
         k: [tokens, kv_heads, dim]; each serves heads / kv_heads consecutive heads of `q`.
-        v: [tokens, kv_heads, v_dim], v_dim <= dim.
+        v: [tokens, kv_heads, v_dim].
         boundaries: Of the documents.
         scale: Of the scores.
         window: Tokens that a token sees, itself included.
@@ -145,14 +145,18 @@ def packed_attention(
     """
     if window is not None and window >= boundaries.longest:
         window = None  # no token is cut off, and more kernels serve
+    width = max(q.shape[-1], v.shape[-1])  # kernels want one size of heads
     request = Request(
-        q.device, q.dtype, q.shape[-1], boundaries.equal, window is not None, softcap is not None
+        q.device, q.dtype, width, boundaries.equal, window is not None, softcap is not None
     )
-    narrower = q.shape[-1] - v.shape[-1]  # kernels want one size of heads
-    if narrower:
-        v = functional.pad(v, (0, narrower))
-    out = choose(request).attend(q, k, v, boundaries, Options(scale, window, softcap))
-    return out[..., : out.shape[-1] - narrower]
+    wide = _widened(q, width), _widened(k, width), _widened(v, width)
+    out = choose(request).attend(*wide, boundaries, Options(scale, window, softcap))
+    return out[..., : v.shape[-1]]
+
+
+def _widened(part: torch.Tensor, width: int) -> torch.Tensor:
+    missing = width - part.shape[-1]
+    return functional.pad(part, (0, missing)) if missing else part
 
 
 @cache
@@ -226,16 +230,23 @@ def _window(options: Options) -> tuple[int, int]:
 def attend_equal(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: Boundaries, options: Options
 ) -> torch.Tensor:
-    """Documents of one length as a batch, by cuDNN, which is the fastest at it on Hopper."""
-    q, k, v = (part.view(-1, b.longest, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
+    """Documents of one length, by cuDNN, which is the fastest at it on Hopper."""
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-        out = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=options.scale, enable_gqa=True
-        )  # [documents, heads, length, dim]
+        return as_batch(q, k, v, b, options)
+
+
+def as_batch(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: Boundaries, options: Options
+) -> torch.Tensor:
+    """Documents of one length as a batch, by whichever kernel PyTorch takes."""
+    q, k, v = (part.view(-1, b.longest, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
+    out = functional.scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=options.scale, enable_gqa=True
+    )  # [documents, heads, length, dim]
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def _flex(
+def attend_flex(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: Boundaries, options: Options
 ) -> torch.Tensor:
     """Flex attention, compiled on CUDA: slower, but it takes a soft-cap."""
@@ -243,7 +254,7 @@ def _flex(
     out: torch.Tensor = flex(
         *(part.transpose(0, 1)[None] for part in (q, k, v)),
         score_mod=_capped(options.softcap),
-        block_mask=_block_mask(b, options.window),
+        block_mask=block_mask(b, options.window),
         scale=options.scale,
         enable_gqa=True,
     )  # [1, heads, tokens, dim]
@@ -268,7 +279,7 @@ def _capped(softcap: float | None) -> Callable[..., torch.Tensor] | None:
 
 
 @lru_cache(maxsize=2)  # a micro-batch's layers differ at most in whether they have a window
-def _block_mask(b: Boundaries, window: int | None) -> Any:
+def block_mask(b: Boundaries, window: int | None) -> Any:
     """Which blocks a block of queries sees: from its first token's first key to itself."""
     tokens = sum(b.lengths)
     index = torch.arange(tokens, device=b.cumulative.device, dtype=torch.int32)
@@ -358,7 +369,7 @@ BACKENDS: tuple[Backend, ...] = (
         ),
         _torch_varlen,
     ),
-    Backend("flex attention", lambda r: r.fused and _power_of_two(r.dim), _flex),
+    Backend("flex attention", lambda r: r.fused and _power_of_two(r.dim), attend_flex),
     Backend("plain", lambda _: True, _plain),
 )
 """In order of preference."""

@@ -7,13 +7,15 @@ twice the processes read the same sequences in the same steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from latticeforge_trainer.models.attention import Boundaries
 
 
 class PackedSequences(Protocol):
@@ -37,17 +39,33 @@ class PackedSequences(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass of one process."""
+    """One forward pass of one process.
+
+    Its rows keep their padding, as a document of its own: at most a hundredth of a well packed row,
+    while a shape that changed with each batch would fragment the GPU's memory and have its kernels
+    chosen, and compiled, again.
+    """
 
     input_ids: torch.Tensor  # [rows, length]
     position_ids: torch.Tensor  # [rows, length]
+    boundaries: Boundaries
+    """Of the documents in the flattened rows."""
     sources: torch.Tensor  # [targets] flat positions whose next token is learned
     targets: torch.Tensor  # [targets] those tokens
 
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
+        """The same with each tensor changed, for instance pinned."""
+        return MicroBatch(
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            boundaries=self.boundaries.map(change),
+            sources=change(self.sources),
+            targets=change(self.targets),
+        )
+
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device."""
-        tensors = (self.input_ids, self.position_ids, self.sources, self.targets)
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,7 @@ def make_micro_batch(data: PackedSequences, indices: list[int]) -> MicroBatch:
     return MicroBatch(
         input_ids=input_ids,
         position_ids=rows["position_ids"],
+        boundaries=Boundaries.of(rows["position_ids"]),
         sources=positions - 1,
         targets=input_ids.flatten()[positions],
     )

@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.models.attention import Boundaries
+from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
 
 LOGITS_AT_ONCE = 2**28
@@ -30,14 +32,15 @@ class TargetLoss(nn.Module):
         model: A causal language model, or a PEFT model around one.
 
     Raises:
-        UserError: The architecture does something to its logits, or keeps a state along the
-            sequence, that this loss does not know.
+        UserError: The architecture does something to its logits, attends in a way, or keeps a
+            state along the sequence, that this loss does not know.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self._refuse_unknown()
+        use_packed_attention(self.causal)
 
     @property
     def causal(self) -> Any:
@@ -47,14 +50,13 @@ class TargetLoss(nn.Module):
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The sum of -log p over the batch's targets, in fp32; zero if it has none."""
-        # Without a mask and a cache, transformers keeps samples apart by their restarting position
-        # ids; with either, it does not.
         hidden = (
             self.causal.get_decoder()(
                 input_ids=batch.input_ids,
                 attention_mask=None,
                 position_ids=batch.position_ids,
                 use_cache=False,
+                boundaries=batch.boundaries,
             )
             .last_hidden_state.flatten(0, 1)  # [rows * length, hidden]
             .index_select(0, batch.sources)  # [targets, hidden]
@@ -139,18 +141,20 @@ def check_packing(module: nn.Module, device: torch.device, vocabulary: int) -> N
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.eval()
-    length = 8
-    tokens = torch.arange(2 * length).mul(7).remainder(vocabulary)
-    alone = tokens[length:].repeat(2)  # the sample in both halves: behind itself, and first
-    positions = torch.arange(length).repeat(2)[None]
-    sources = torch.arange(length, 2 * length - 1)
+    tokens = torch.arange(20).mul(7).remainder(vocabulary)
+    # Of different lengths, so that the kernel for such documents is used.
+    other, sample = tokens[:12], tokens[12:]
 
-    def loss_of(row: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        batch = MicroBatch(row[None], positions, where, row[where + 1]).to(device)
-        loss: torch.Tensor = module(batch)
+    def loss_of(*samples: torch.Tensor) -> torch.Tensor:
+        row = torch.cat(samples)
+        positions = torch.cat([torch.arange(len(part)) for part in samples])[None]
+        first = 0 if samples[0] is sample else len(other)
+        where = torch.arange(first, first + len(sample) - 1)
+        batch = MicroBatch(row[None], positions, Boundaries.of(positions), where, row[where + 1])
+        loss: torch.Tensor = module(batch.to(device))
         return loss
 
-    packed, single = loss_of(tokens, sources), loss_of(alone, sources - length)
+    packed, single = loss_of(other, sample), loss_of(sample, other)
     # Equal up to the order of sums; another sample in sight moves a trained model far more.
     if not torch.isclose(packed, single, rtol=1e-2):
         raise UserError(
