@@ -25,9 +25,7 @@ import torch
 from torch.nn import functional
 
 from latticeforge_trainer.models import attention
-from latticeforge_trainer.models.attention import Boundaries, Options
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Boundaries, Options], torch.Tensor]
+from latticeforge_trainer.models.documents import Attend, Boundaries, Options
 
 HEADS = {"72b": (64, 8, 128), "7b": (28, 4, 128), "tiny": (4, 2, 16)}
 """Query heads, key and value heads, their size."""

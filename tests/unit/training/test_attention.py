@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
 from latticeforge_trainer.models import attention
-from latticeforge_trainer.models.attention import BACKENDS, Boundaries, Request, packed_attention
+from latticeforge_trainer.models.attention import BACKENDS, Request, packed_attention
+from latticeforge_trainer.models.documents import Boundaries, Options
+from latticeforge_trainer.models.flex import attend_flex, block_mask
 
 HEADS, KV_HEADS, DIM, SCALE = 4, 2, 16, 0.3
 
@@ -116,24 +118,24 @@ def test_flex_attention_gets_the_right_blocks(
     lengths: list[int], window: int | None, softcap: float | None
 ) -> None:
     qkv = random_qkv(sum(lengths), slopes=False)
-    options = attention.Options(SCALE, window, softcap)
+    options = Options(SCALE, window, softcap)
 
-    out = attention.attend_flex(*qkv, boundaries_of(lengths), options)
+    out = attend_flex(*qkv, boundaries_of(lengths), options)
 
     assert torch.allclose(out.double(), formula(qkv, lengths, window, softcap), atol=1e-5)
 
 
 def test_flex_attention_computes_no_block_between_documents() -> None:
-    mask = attention.block_mask(boundaries_of([256, 128, 384]), None)
+    mask = block_mask(boundaries_of([256, 128, 384]), None)
 
     assert mask.kv_num_blocks.tolist() == [[[1, 2, 1, 1, 2, 3]]]
-    assert attention.block_mask(boundaries_of([768]), 128).kv_num_blocks.max() == 2
+    assert block_mask(boundaries_of([768]), 128).kv_num_blocks.max() == 2
 
 
 def test_equal_documents_are_a_batch() -> None:
     lengths = [7, 7, 7]
     qkv = random_qkv(21)
-    options = attention.Options(SCALE)
+    options = Options(SCALE)
 
     out = attention.as_batch(*qkv, boundaries_of(lengths), options)
 
@@ -188,3 +190,25 @@ def test_the_kernel_is_the_first_that_serves(
 
 def test_every_backend_is_named_once() -> None:
     assert len({backend.name for backend in BACKENDS}) == len(BACKENDS)
+
+
+def test_compiled_code_is_not_compiled_again_for_other_documents() -> None:
+    compiled: list[object] = []
+
+    def count(graph: torch.fx.GraphModule, _inputs: object) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    @torch.compile(backend=count)
+    def layer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: Boundaries) -> torch.Tensor:
+        out: torch.Tensor = packed_attention(q * 2, k, v, b, scale=SCALE)
+        return out + 1
+
+    q, k, v = random_qkv(24, slopes=False)
+    layer(q, k, v, boundaries_of([24]))
+    graphs = len(compiled)
+
+    for lengths in ([10, 14], [3, 4, 5, 12], [1] * 24):
+        layer(q, k, v, boundaries_of(lengths))
+
+    assert len(compiled) == graphs > 0

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.attention import Boundaries
+from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.training import loss as loss_module
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.loss import SummedCrossEntropy, TargetLoss, check_packing

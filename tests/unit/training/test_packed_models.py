@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.attention import Boundaries
+from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.loss import TargetLoss, check_packing

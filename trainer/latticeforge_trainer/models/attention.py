@@ -5,7 +5,8 @@ nothing across them and needs no mask. Which kernel does so is looked up in `BAC
 asked for and what the machine has; the choice is made once for each kind of request.
 
 The number and the lengths of documents change with every step. They reach kernels as tensors and
-launch parameters only, so nothing is compiled again because of them.
+launch parameters only, so nothing is compiled again because of them. For the same reason compiled
+code calls this as it is.
 """
 
 from __future__ import annotations
@@ -14,57 +15,15 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-FLEX_BLOCK = 128
-"""Tokens of a block that flex attention computes or skips as a whole."""
-
-
-@dataclass(frozen=True, eq=False)
-class Boundaries:
-    """Where documents begin and end on the token axis; equal only to itself, so it can be a key.
-
-    Attributes:
-        cumulative: int32 [documents + 1], from 0 to the number of tokens, where attention computes.
-        lengths: Of the documents, on the host: no kernel launch waits for the device.
-    """
-
-    cumulative: torch.Tensor
-    lengths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, position_ids: torch.Tensor) -> Boundaries:
-        """The documents of rows: one starts where the position is 0, and at each row's start.
-
-        Args:
-            position_ids: [rows, length], on the host.
-        """
-        first = position_ids == 0
-        first[:, 0] = True
-        starts = first.flatten().nonzero().squeeze(1)
-        ends = torch.cat([starts[1:], starts.new_tensor([position_ids.numel()])])
-        cumulative = torch.cat([starts, ends[-1:]]).to(torch.int32)
-        return cls(cumulative, tuple((ends - starts).tolist()))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest document."""
-        return max(self.lengths)
-
-    @property
-    def equal(self) -> bool:
-        """Whether all documents have one length, so that they form a batch without padding."""
-        return len(set(self.lengths)) == 1
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Boundaries:
-        """The same with its tensor changed, for instance on a device."""
-        return Boundaries(change(self.cumulative), self.lengths)
+from latticeforge_trainer.models.documents import Attend, Boundaries, Options
+from latticeforge_trainer.models.flex import attend_flex
 
 
 @dataclass(frozen=True)
@@ -96,20 +55,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Options:
-    """How scores are made: `softcap * tanh(scale * q @ k / softcap)`, and who sees whom."""
-
-    scale: float
-    window: int | None = None
-    """Tokens that a token sees, itself included; None: all before it in its document."""
-    softcap: float | None = None
-
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Boundaries, Options], torch.Tensor]
-"""q [tokens, heads, dim], k and v [tokens, kv_heads, dim] to [tokens, heads, dim]."""
-
-
-@dataclass(frozen=True)
 class Backend:
     """One way to compute attention."""
 
@@ -119,6 +64,8 @@ class Backend:
     attend: Attend
 
 
+# Or it would be compiled again for each number of documents.
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch says nothing of it
 def packed_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -244,65 +191,6 @@ def as_batch(
         q, k, v, is_causal=True, scale=options.scale, enable_gqa=True
     )  # [documents, heads, length, dim]
     return out.transpose(1, 2).flatten(0, 1)
-
-
-def attend_flex(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: Boundaries, options: Options
-) -> torch.Tensor:
-    """Flex attention, compiled on CUDA: slower, but it takes a soft-cap."""
-    flex: Any = _compiled_flex() if q.is_cuda else _flex_module().flex_attention
-    out: torch.Tensor = flex(
-        *(part.transpose(0, 1)[None] for part in (q, k, v)),
-        score_mod=_capped(options.softcap),
-        block_mask=block_mask(b, options.window),
-        scale=options.scale,
-        enable_gqa=True,
-    )  # [1, heads, tokens, dim]
-    return out[0].transpose(0, 1)
-
-
-def _flex_module() -> Any:
-    return importlib.import_module("torch.nn.attention.flex_attention")
-
-
-@cache
-def _compiled_flex() -> Any:
-    return torch.compile(_flex_module().flex_attention, dynamic=False)
-
-
-@cache
-def _capped(softcap: float | None) -> Callable[..., torch.Tensor] | None:
-    """One function per soft-cap: another function is compiled again."""
-    if softcap is None:
-        return None
-    return lambda score, *_: softcap * torch.tanh(score / softcap)
-
-
-@lru_cache(maxsize=2)  # a micro-batch's layers differ at most in whether they have a window
-def block_mask(b: Boundaries, window: int | None) -> Any:
-    """Which blocks a block of queries sees: from its first token's first key to itself."""
-    tokens = sum(b.lengths)
-    index = torch.arange(tokens, device=b.cumulative.device, dtype=torch.int32)
-    first = b.cumulative[torch.searchsorted(b.cumulative, index, right=True) - 1]
-    if window is not None:
-        first = torch.maximum(first, index - window + 1)
-    blocks = -(-tokens // FLEX_BLOCK)
-    block = torch.arange(blocks, device=index.device, dtype=torch.int32)
-    lowest = first[::FLEX_BLOCK] // FLEX_BLOCK
-    count = block - lowest + 1
-    # Behind the `count` first, indices are not read, but must be in range.
-    indices = (lowest[:, None] + block).remainder(blocks)
-
-    def visible(_batch: Any, _head: Any, query: Any, key: Any) -> Any:
-        return (key <= query) & (key >= first[query])
-
-    return _flex_module().BlockMask.from_kv_blocks(
-        count[None, None],
-        indices[None, None].contiguous(),
-        BLOCK_SIZE=FLEX_BLOCK,
-        mask_mod=visible,
-        seq_lengths=(tokens, tokens),
-    )
 
 
 def _plain(

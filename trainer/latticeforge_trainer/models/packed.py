@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AttentionInterface
 
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.attention import Boundaries, packed_attention
+from latticeforge_trainer.models.attention import packed_attention
+from latticeforge_trainer.models.documents import Boundaries
 
 NAME = "latticeforge_packed"
 """Of our attention among those of transformers."""

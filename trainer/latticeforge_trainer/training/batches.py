@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latticeforge_trainer.models.attention import Boundaries
+from latticeforge_trainer.models.documents import Boundaries
 
 
 class PackedSequences(Protocol):

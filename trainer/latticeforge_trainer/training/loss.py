@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.attention import Boundaries
+from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
 
