@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from latticeforge_trainer.data import packing
 from latticeforge_trainer.data.mixing import mixed_epochs
@@ -17,6 +19,7 @@ from latticeforge_trainer.data.packing import best_fit, pack_epoch, write_packed
 from latticeforge_trainer.data.rendering import TokenizedSource, Tokens
 
 PAD = 9
+Draw = Callable[[np.random.Generator, int], NDArray[np.int64]]
 
 
 def source(lengths: list[int], first: int = 100) -> TokenizedSource:
@@ -75,15 +78,18 @@ def test_every_token_of_an_epoch_is_packed_exactly_once(lengths: list[int], epoc
 def test_the_order_is_the_seeds_and_windows_bound_the_packing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packing, "WINDOW", 10)
+    monkeypatch.setattr(packing, "WINDOW", 3)
     samples = source([3] * 25)
     (order,) = mixed_epochs([25], [1.0], 1, 0)
     lengths = samples.lengths[order[:, 1]]
     packed = pack_epoch(order, lengths, 9, 7)
-    assert [len(s) for s in packed] != sorted((len(s) for s in packed), reverse=True)
-    assert sorted(len(s) for s in packed) == [1, 1, 2, 3, 3, 3, 3, 3, 3, 3]
+    sizes = [len(sequence) for sequence in packed]
+    windows = [sizes[:3], sizes[3:6], sizes[6:]]  # of 9, 8 and 8 samples
+    assert [sorted(window) for window in windows] == [[3, 3, 3], [2, 3, 3], [2, 3, 3]]
     again = pack_epoch(order, lengths, 9, 7)
     assert all((a == b).all() for a, b in zip(packed, again, strict=True))
+    other = pack_epoch(order, lengths, 9, 8)
+    assert any(a.tolist() != b.tolist() for a, b in zip(packed, other, strict=True))
 
 
 def test_sequences_are_not_sorted_by_the_packing() -> None:
@@ -94,11 +100,56 @@ def test_sequences_are_not_sorted_by_the_packing() -> None:
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
 
 
-def test_padding_is_small_on_real_lengths() -> None:
-    lengths = np.random.default_rng(0).lognormal(5.5, 0.8, 5000).clip(20, 2048).astype(np.int64)
-    (order,) = mixed_epochs([5000], [1.0], 1, 0)
-    sequences = pack_epoch(order, lengths[order[:, 1]], 2048, 0)
-    assert int(lengths.sum()) / (len(sequences) * 2048) > 0.98
+def log_normal(generator: np.random.Generator, count: int) -> NDArray[np.int64]:
+    return generator.lognormal(5.4, 0.8, count).clip(8, 4096).astype(np.int64)
+
+
+def uniform(generator: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """The hardest: half the samples share a sequence with a small one or with none."""
+    return generator.integers(50, 4097, count)
+
+
+def fewest_bins(lengths: NDArray[np.int64], capacity: int) -> int:
+    """What no packing can beat (Martello and Toth's bound, with the smaller half only as filling).
+
+    Items above `capacity - small` share their bin with none of at least `small`.
+    """
+    bounds = []
+    for small in range(1, capacity // 2, 32):
+        large = lengths[(lengths > capacity // 2) & (lengths <= capacity - small)]
+        filling = lengths[(lengths >= small) & (lengths <= capacity // 2)].sum()
+        beside = len(large) * capacity - large.sum()
+        alone = int((lengths > capacity - small).sum())
+        bounds.append(alone + len(large) + max(0, -(-(filling - beside) // capacity)))
+    return int(max(bounds))
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32))
+@pytest.mark.parametrize(("draw", "more"), [(log_normal, 0.002), (uniform, 0.01)])
+def test_sequences_are_hardly_more_than_must_be(draw: Draw, more: float, seed: int) -> None:
+    lengths = draw(np.random.default_rng(seed), 10_000)
+    order = np.stack([np.zeros_like(lengths), np.arange(len(lengths))], axis=1)
+
+    sequences = pack_epoch(order, lengths, 4096, 0)
+
+    assert len(sequences) <= (1 + more) * fewest_bins(lengths, 4096)
+
+
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=60), st.integers(1, 4))
+def test_windows_lose_no_sample(lengths: list[int], window: int) -> None:
+    order = np.stack([np.zeros(len(lengths), np.int64), np.arange(len(lengths))], axis=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "WINDOW", window)
+        sequences = pack_epoch(order, np.array(lengths), 16, 0)
+
+    assert sorted(np.concatenate(sequences)[:, 1].tolist()) == list(range(len(lengths)))
+    assert all(sum(lengths[n] for n in sequence[:, 1]) <= 16 for sequence in sequences)
+
+
+def test_nothing_packs_into_nothing() -> None:
+    assert pack_epoch(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), 16, 0) == []
 
 
 def test_batches_are_by_number(tmp_path: Path) -> None:
