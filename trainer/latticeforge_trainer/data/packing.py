@@ -25,7 +25,7 @@ from latticeforge_trainer.data.rendering import TokenizedSource
 
 WINDOW = 4096
 """Sequences whose samples are packed together. Padding falls with the square root of it: to 0.02 %
-of log-normal lengths, and to 0.6 % of uniform ones up to a whole sequence, which are the hardest."""
+of log-normal lengths, and to 0.6 % of uniform ones up to a whole sequence, the hardest to pack."""
 
 
 @dataclass(frozen=True)
