@@ -63,6 +63,17 @@ def test_a_token_is_predicted_at_the_position_before_it() -> None:
     assert count_targets(TwoRows(), [0, 1]) == 5
 
 
+def test_attention_is_told_where_samples_begin() -> None:
+    batch = make_micro_batch(TwoRows(), [0, 1])
+
+    assert batch.boundaries.cumulative.tolist() == [0, 3, 5, 7, 10]
+    assert batch.boundaries.lengths == (3, 2, 2, 3)
+    moved = batch.to(torch.device("meta"))
+    tensors = (moved.input_ids, moved.position_ids, moved.sources, moved.targets)
+    assert all(tensor.is_meta for tensor in (*tensors, moved.boundaries.cumulative))
+    assert moved.boundaries.lengths == batch.boundaries.lengths
+
+
 def test_a_process_with_nothing_to_do_computes_without_learning() -> None:
     batch = make_micro_batch(TwoRows(), [])
 
