@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +189,51 @@ def test_the_kernel_is_the_first_that_serves(
     chosen = attention.choose(Request(**{**asked, **change}))  # type: ignore[arg-type]  # a table
 
     assert chosen.name == name
+
+
+def flash_like(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *where: Any, **options: Any
+) -> torch.Tensor:
+    """What FlashAttention's functions compute, by their own arguments."""
+    starts, same_starts, longest, same_longest = where
+    assert starts is same_starts
+    assert longest == same_longest
+    lengths = starts.diff().tolist()
+    assert longest == max(lengths)
+    left, right = options["window_size"]
+    assert right == 0
+    assert options.get("causal") or options.get("enable_gqa")
+    assert options.get("softmax_scale", options.get("scale")) == SCALE
+    return formula((q, k, v), lengths, None if left < 0 else left + 1, options.get("softcap"))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(
+    ("name", "path", "softcap"),
+    [
+        ("FlashAttention 3", "flash_attn_interface.flash_attn_varlen_func", 0.5),
+        ("FlashAttention 2", "flash_attn.flash_attn_varlen_func", 0.5),
+        ("PyTorch varlen", "torch.nn.attention.varlen.varlen_attn", None),
+    ],
+)
+def test_kernels_for_documents_are_told_all_in_their_own_terms(
+    monkeypatch: pytest.MonkeyPatch,
+    window: int | None,
+    name: str,
+    path: str,
+    softcap: float | None,
+) -> None:
+    module, _, function = path.rpartition(".")
+    monkeypatch.setattr(attention, "_varlen_parameters", lambda: frozenset({"enable_gqa"}))
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    monkeypatch.setattr(sys.modules[module], function, flash_like, raising=False)
+    (backend,) = (backend for backend in BACKENDS if backend.name == name)
+    lengths = [5, 2, 9]
+    qkv = random_qkv(16, slopes=False)
+
+    out = backend.attend(*qkv, boundaries_of(lengths), Options(SCALE, window, softcap))
+
+    assert torch.equal(out, formula(qkv, lengths, window, softcap))
 
 
 def test_every_backend_is_named_once() -> None:
