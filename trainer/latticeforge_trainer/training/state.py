@@ -26,7 +26,7 @@ class StepRecord(Contract):
     """Real tokens of this step."""
     seconds: float
     """Of this step, checkpoints aside."""
-    flops: float | None = None
+    flops: int | None = None
     """Model FLOPs of this step, over all processes; None for an unknown architecture."""
     seconds_by_phase: PhaseTimes | None = None
     """Of the first process; `checkpoint` is that before this step."""
