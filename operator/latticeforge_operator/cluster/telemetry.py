@@ -22,7 +22,6 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from latticeforge_operator.api import TrainingStatus
-from latticeforge_operator.api.status import StepPhase
 from latticeforge_trainer.contract import TrainMeters
 
 UNREADABLE = "Unreadable"
@@ -149,13 +148,16 @@ class _Sums:
         self.waiting[money] += Decimal(status.cost.waiting)
         for step in status.steps:
             self.steps[namespace, step.name.rpartition("/")[2], step.phase] += 1
+            held = 0
             for attempt in step.attempts:
                 pods = self._active_pods.get((namespace, attempt.job), 0)
+                held += pods
                 self.queued[namespace, pool] += attempt.queued_seconds or 0.0
                 self.gpus[namespace, pool] += attempt.gpus_per_pod * pods
                 if attempt.outcome is not None:
                     self.attempts[namespace, attempt.outcome] += 1
-            if step.phase is StepPhase.RUNNING and step.gauges is not None:
+            # Without pods, it is suspended or queued, and its gauges are those of before.
+            if held and step.gauges is not None:
                 self._add_speed((namespace, pool), step.gauges)
 
     def _add_speed(self, place: tuple[str, str], gauges: TrainMeters) -> None:
