@@ -20,7 +20,13 @@ from latticeforge_trainer.contract import (
     TrainMeters,
 )
 from latticeforge_trainer.errors import NetworkError
-from latticeforge_trainer.progress import ConfigMapSink, LogSink, Reporter, sink_from_environment
+from latticeforge_trainer.progress import (
+    ConfigMapSink,
+    LogSink,
+    Reporter,
+    log_line,
+    sink_from_environment,
+)
 
 RESULT = MergeResult(bytes=3, max_logit_difference=0.1, top1_agreement=1)
 
@@ -126,6 +132,36 @@ def test_without_a_cluster_reports_are_log_lines(
     assert " 50 % half way" in caplog.text
 
 
+def training(**gauges: Any) -> Progress:
+    return Progress(
+        step=StepKind.TRAIN,
+        digest="d" * 64,
+        state=StepState.RUNNING,
+        message="training: step 20 of 400",
+        updated_at="2026-01-01T00:00:00Z",
+        train=TrainMeters(total_steps=400, **gauges),
+    )
+
+
+def test_training_is_a_line_of_gauges_in_columns() -> None:
+    known = training(
+        step=20,
+        loss=0.5341,
+        tokens_per_second=18_940.4,
+        mfu=0.5912,
+        peak_memory_allocated_bytes=83 * 2**30,
+        peak_memory_reserved_bytes=842 * 2**30 // 10,
+    )
+    later = training(
+        step=120, loss=11.2, tokens_per_second=950, mfu=0.07, peak_memory_reserved_bytes=2**37
+    )
+    assert [log_line(known), log_line(later)] == [
+        "step  20/400  loss  0.534     18,940 tokens/s  MFU 59.1 %   84.2 GiB",
+        "step 120/400  loss 11.200        950 tokens/s  MFU  7.0 %  128.0 GiB",
+    ]
+    assert log_line(training(step=1)) == "step   1/400"
+
+
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The ConfigMap patches that a pod in a cluster makes; none of them leaves the process."""
@@ -148,7 +184,10 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_in_a_cluster_one_configmap_is_patched(patched: list[dict[str, Any]]) -> None:
+def test_in_a_cluster_one_configmap_is_patched(
+    patched: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     sink = sink_from_environment()
     assert isinstance(sink, ConfigMapSink)
     sent = Progress(
@@ -159,6 +198,7 @@ def test_in_a_cluster_one_configmap_is_patched(patched: list[dict[str, Any]]) ->
         updated_at="2026-01-01T00:00:00Z",
     )
     sink.send(sent)
+    assert "  0 % Δ" in caplog.text  # and the pod's own log says it too
     (call,) = patched
     assert (call["namespace"], call["name"]) == ("lab", "elle-0a1b2c3d")
     assert call["_request_timeout"] == 10

@@ -483,8 +483,40 @@ class PrepareResult(Contract):
     """Results of later steps that are already complete in the store, by digest."""
 
 
-class TrainResult(Contract):
-    """What `train` leaves behind."""
+class PhaseTimes(Contract):
+    """One figure for each part of a training step; a part that was not measured has none.
+
+    On a GPU it is the GPU's own time: `data` and `checkpoint` are how long it stood still for them,
+    and work of the host that it did not wait for counts nothing.
+    """
+
+    data: float | None = None
+    forward: float | None = None
+    backward: float | None = None
+    """With what is computed again."""
+    optimizer: float | None = None
+    """With what processes exchange outside of forward and backward."""
+    checkpoint: float | None = None
+
+
+class Speed(Contract):
+    """How well the hardware is used; what is not known (on a CPU, most) is left out."""
+
+    model_flops_per_second: float | None = None
+    """Of all GPUs together, counted as `estimate.flops` says."""
+    mfu: float | None = None
+    """The same as a share of the GPUs' dense bf16 peak."""
+    peak_memory_allocated_bytes: int | None = None
+    """Most that tensors took on the first process's GPU in this attempt."""
+    peak_memory_reserved_bytes: int | None = None
+    """Most that torch held of that GPU for them; this is what has to fit."""
+
+
+class TrainResult(Speed):
+    """What `train` leaves behind.
+
+    Speed is that of the whole stage as if every attempt had used the GPUs of the last.
+    """
 
     kind: Literal["train"] = "train"
     steps: int
@@ -492,7 +524,14 @@ class TrainResult(Contract):
     first_loss: float
     final_loss: float
     seconds: float
+    """Spent in steps, checkpoints aside."""
     tokens_per_second: float
+    """Real tokens, over those seconds."""
+    seconds_by_phase: PhaseTimes | None = None
+    processes: int | None = None
+    """Those that trained together: one for each GPU."""
+    gpu: str | None = None
+    """The GPU's name as its driver gives it."""
 
 
 class MergeResult(Contract):
@@ -569,8 +608,12 @@ class StepState(StrEnum):
     FAILED = "Failed"
 
 
-class TrainMeters(Contract):
-    """The gauges of a running `train` step; throughput counts real tokens only."""
+class TrainMeters(Speed):
+    """The gauges of a running `train` step, over its last steps.
+
+    Throughput counts real tokens, and no time that training stood still for a checkpoint: it says
+    how fast training is. `phases` says what checkpoints cost.
+    """
 
     step: int
     total_steps: int
@@ -578,6 +621,8 @@ class TrainMeters(Contract):
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None
+    phases: PhaseTimes | None = None
+    """Shares of the time; what is missing to 1 is in no phase."""
     checkpoint_step: int | None = None
     """The last step that survives a kill."""
 

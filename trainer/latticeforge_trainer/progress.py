@@ -1,7 +1,7 @@
 """How a step says where it stands: `Reporter` throttles, sinks deliver.
 
-In a cluster the sink patches the step's own key of the stack's progress ConfigMap; elsewhere
-progress is a line on the log. Reporting never raises into the work, except for the last word of a
+A report is a line on the log; in a cluster the sink also patches the step's own key of the stack's
+progress ConfigMap. Reporting never raises into the work, except for the last word of a
 finished step: if that cannot be delivered the step ends with the network's exit code, is started
 again, finds its artifact complete and delivers it then.
 """
@@ -40,14 +40,34 @@ class Sink(Protocol):
 
 
 class LogSink:
-    """Reports as lines on the log: for a step started by hand."""
+    """Reports as lines on the log."""
 
     def send(self, progress: Progress) -> None:
-        """Log the sentence with its percentage."""
-        log.info("%3.0f %% %s", progress.fraction * 100, progress.message)
+        """Log the report."""
+        log.info("%s", log_line(progress))
 
 
-class ConfigMapSink:
+def log_line(progress: Progress) -> str:
+    """A report as one line: the sentence with its percentage, or the gauges of training.
+
+    `step 120/400  loss  0.534     18,940 tokens/s  MFU 59.1 %   84.2 GiB`: columns stand under one
+    another, and what is not known is left out. The memory is the most that torch has reserved.
+    """
+    train = progress.train
+    if train is None:
+        return f"{progress.fraction * 100:3.0f} % {progress.message}"
+    total, memory = str(train.total_steps), train.peak_memory_reserved_bytes
+    cells = (
+        f"step {train.step:>{len(total)}}/{total}",
+        None if train.loss is None else f"loss {train.loss:6.3f}",
+        None if train.tokens_per_second is None else f"{train.tokens_per_second:9,.0f} tokens/s",
+        None if train.mfu is None else f"MFU {train.mfu * 100:4.1f} %",
+        None if memory is None else f"{memory / 2**30:5.1f} GiB",
+    )
+    return "  ".join(cell for cell in cells if cell is not None)
+
+
+class ConfigMapSink(LogSink):
     """Reports into one ConfigMap, which is all that the stack's ServiceAccount may touch.
 
     Args:
@@ -72,6 +92,7 @@ class ConfigMapSink:
 
     def send(self, progress: Progress) -> None:
         """Patch the step's key; a merge patch leaves those of other steps alone."""
+        super().send(progress)
         body = {"data": {self.key: json.dumps(progress.to_json())}}
         try:
             self._api.patch_namespaced_config_map(

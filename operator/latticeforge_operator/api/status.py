@@ -9,9 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from latticeforge_operator.api.base import APIModel
+from latticeforge_trainer.contract import TrainMeters
 
 
 class Phase(StrEnum):
@@ -116,11 +117,19 @@ class StepStatus(StatusModel):
     meters: dict[str, Any] | None = Field(
         default=None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
     )
-    """Gauges of a running train step: step, totalSteps, loss, tokensPerSecond, …"""
+    """Gauges of a running train step: step, totalSteps, loss, tokensPerSecond, mfu, phases, …"""
     result: dict[str, Any] | None = Field(
         default=None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
     )
     """What the step reported when it was done."""
+
+    @property
+    def gauges(self) -> TrainMeters | None:
+        """`meters`, if there are any and they are not those of another trainer."""
+        try:
+            return TrainMeters.model_validate(self.meters) if self.meters else None
+        except ValidationError:
+            return None
 
 
 class ScoreStatus(StatusModel):

@@ -16,7 +16,6 @@ from latticeforge_trainer.contract import (
     PrepareResult,
     PublishResult,
     StepResult,
-    TrainMeters,
     TrainResult,
 )
 
@@ -73,16 +72,21 @@ def money(status: TrainingStatus, limit: str | None) -> str:
 
 
 def meters(step: StepStatus) -> str:
-    """The gauges of a running train step: `loss 0.812 · 412 tokens/s`."""
-    try:
-        gauges = TrainMeters.model_validate(step.meters or {})
-    except ValidationError:
-        return ""  # no gauges yet, or those of a newer trainer
-    parts = []
+    """The gauges of a running train step: `loss 0.812 · 412 tokens/s · MFU 51.0 % · 84.2 GiB`.
+
+    The memory is the most that was reserved on a GPU.
+    """
+    gauges, parts = step.gauges, []
+    if gauges is None:
+        return ""
     if gauges.loss is not None:
         parts.append(f"loss {gauges.loss:.3f}")
     if gauges.tokens_per_second is not None:
         parts.append(f"{gauges.tokens_per_second:,.0f} tokens/s")
+    if gauges.mfu is not None:
+        parts.append(f"MFU {percent(gauges.mfu, 1)}")
+    if gauges.peak_memory_reserved_bytes is not None:
+        parts.append(f"{gauges.peak_memory_reserved_bytes / 2**30:.1f} GiB")
     return " · ".join(parts)
 
 
@@ -108,9 +112,10 @@ def _prepared(result: PrepareResult) -> str:
 
 
 def _trained(result: TrainResult) -> str:
+    mfu = "" if result.mfu is None else f", MFU {percent(result.mfu, 1)}"
     return (
         f"loss {result.first_loss:.3f} → {result.final_loss:.3f}, {result.steps:,} steps, "
-        f"{result.tokens_per_second:,.0f} tokens/s"
+        f"{result.tokens_per_second:,.0f} tokens/s{mfu}"
     )
 
 

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from latticeforge_operator.api import TrainingStatus
+from latticeforge_trainer.contract import TrainMeters
 
 UNREADABLE = "Unreadable"
 """The phase under which a stack is counted whose status somebody has spoilt."""
@@ -111,7 +112,7 @@ class StackCollector(Collector):
         self._stacks, self._active_pods = stacks, active_pods
 
     def collect(self) -> Iterable[Metric]:
-        """Phases, GPUs held, money spent and attempts by outcome."""
+        """Phases, GPUs held and what they achieve, money spent and attempts by outcome."""
         sums = _Sums(self._active_pods())
         for obj in self._stacks():
             namespace = obj["metadata"]["namespace"]
@@ -135,6 +136,8 @@ class _Sums:
         self.waiting: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
         self.queued: dict[tuple[str, ...], float] = defaultdict(float)
         self.attempts: dict[tuple[str, ...], float] = defaultdict(float)
+        self.tokens: dict[tuple[str, ...], float] = defaultdict(float)
+        self.flops: dict[tuple[str, ...], float] = defaultdict(float)
 
     def add(self, namespace: str, status: TrainingStatus) -> None:
         pool = status.plan.pool if status.plan is not None else ""
@@ -145,12 +148,23 @@ class _Sums:
         self.waiting[money] += Decimal(status.cost.waiting)
         for step in status.steps:
             self.steps[namespace, step.name.rpartition("/")[2], step.phase] += 1
+            held = 0
             for attempt in step.attempts:
                 pods = self._active_pods.get((namespace, attempt.job), 0)
+                held += pods
                 self.queued[namespace, pool] += attempt.queued_seconds or 0.0
                 self.gpus[namespace, pool] += attempt.gpus_per_pod * pods
                 if attempt.outcome is not None:
                     self.attempts[namespace, attempt.outcome] += 1
+            # Without pods, it is suspended or queued, and its gauges are those of before.
+            if held and step.gauges is not None:
+                self._add_speed((namespace, pool), step.gauges)
+
+    def _add_speed(self, place: tuple[str, str], gauges: TrainMeters) -> None:
+        if gauges.tokens_per_second is not None:
+            self.tokens[place] += gauges.tokens_per_second
+        if gauges.model_flops_per_second is not None:
+            self.flops[place] += gauges.model_flops_per_second
 
     def metrics(self) -> Iterator[Metric]:
         place = ("namespace", "pool")
@@ -164,6 +178,11 @@ class _Sums:
         yield _gauge("waiting", waiting, money, self.waiting)
         queued = "Seconds that attempts waited for their first node"
         yield _gauge("queued_seconds", queued, place, self.queued)
+        tokens = "Real tokens that running steps train on each second"
+        yield _gauge("tokens_per_second", tokens, place, self.tokens)
+        # Sums, where a mean of MFU would weigh one GPU like eight: divide by the GPUs held.
+        flops = "Model FLOPs that running steps do each second"
+        yield _gauge("model_flops_per_second", flops, place, self.flops)
         outcomes = ("namespace", "outcome")
         yield _gauge("attempts", "Attempts that ended, by outcome", outcomes, self.attempts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from rich.console import Console, RenderableType
-from tests.unit.cli.stacks import NOW, attempt, running, step, succeeded, view
+from tests.unit.cli.stacks import NOW, at, attempt, done, running, step, succeeded, trained, view
 
 from latticeforge_operator.cli.plain import changes
 from latticeforge_operator.cli.summary import summarize
@@ -107,6 +107,28 @@ def test_plain_lines_tell_each_quarter_of_a_running_step_once() -> None:
     assert lines == [
         "math/train: 26 %  loss 0.500 · 100 tokens/s",
         "math/train: 80 %  loss 0.500 · 100 tokens/s",
+    ]
+
+
+def test_of_a_gpu_it_is_told_how_well_it_is_used() -> None:
+    gauges = {
+        "step": 1,
+        "totalSteps": 4,
+        "loss": 0.5,
+        "tokensPerSecond": 18_940.2,
+        "mfu": 0.5912,
+        "peakMemoryAllocatedBytes": 83 * 2**30,
+        "peakMemoryReservedBytes": 84 * 2**30,
+    }
+    result = trained(2.1, 0.9) | {"mfu": 0.51, "gpu": "NVIDIA H200", "processes": 8}
+    steps = [step("math/train", "Running", fraction=0.3, meters=gauges)]
+    before, after = (view({"steps": [s]}) for s in (step("math/train", "Running"), *steps))
+    assert changes(before, after, NOW) == [
+        "math/train: 30 %  loss 0.500 · 18,940 tokens/s · MFU 59.1 % · 84.0 GiB",
+    ]
+    done_now = view({"steps": [done("math/train", at(0), at(1), result)]})
+    assert changes(after, done_now, NOW) == [
+        "math/train: done in 1m 00s: loss 2.100 → 0.900, 40 steps, 1,052 tokens/s, MFU 51.0 %",
     ]
 
 

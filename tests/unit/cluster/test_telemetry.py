@@ -98,6 +98,27 @@ async def test_stacks_are_summed_by_namespace_and_pool(world: World) -> None:
     assert samples["attempts", "Done", "default"] == 1
 
 
+async def test_the_speed_of_running_steps_is_summed_by_pool(world: World) -> None:
+    def trains(job: str, **meters: Any) -> dict[str, Any]:
+        gauges = {"step": 3, "totalSteps": 9, **meters}
+        running = step("math/train", "Running", {"outcome": "Stalled"}, {"job": job})
+        return TRAINING | {"steps": [running | {"meters": gauges}, step("publish", "Pending")]}
+
+    world.stacks = [stack("a", trains("j1", tokensPerSecond=90, modelFlopsPerSecond=8e12))]
+    assert (await world.samples())["tokens_per_second", "default", "h200"] == 90
+    world.stacks += [
+        stack("b", trains("j1", tokensPerSecond=10)),
+        stack("c", trains("suspended", tokensPerSecond=5, modelFlopsPerSecond=1e12)),
+        stack("d", trains("j1", tokensPerSecond="of another trainer")),
+        stack("e", trains("j1", tokensPerSecond=7) | {"plan": None}),
+    ]
+    samples = await world.samples()
+    assert samples["tokens_per_second", "default", "h200"] == 100
+    assert samples["model_flops_per_second", "default", "h200"] == 8e12
+    assert samples["tokens_per_second", "", "default"] == 7
+    assert ("model_flops_per_second", "", "default") not in samples
+
+
 async def test_passes_are_counted_and_timed(world: World) -> None:
     for result in ("done", "done", "unavailable"):
         with world.telemetry.timed_pass("a"):

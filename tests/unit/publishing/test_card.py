@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from tests.unit.publishing.samples import BASE_REVISION, make_config, score
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import ModelSource
+from latticeforge_trainer.contract import ModelSource, PhaseTimes
+from latticeforge_trainer.estimate.flops import CONVENTION
 from latticeforge_trainer.publishing import tables
 from latticeforge_trainer.publishing.card import Card, render
 from latticeforge_trainer.publishing.lineage import Lineage, gather
@@ -93,6 +94,33 @@ def test_every_number_of_the_making_is_there(lineage: Lineage) -> None:
     assert "![Training loss of each stage over its optimizer steps](loss_curve.png)" in text
     assert f"published model: `{'c' * 64}`" in text
     assert "\n\n\n" not in text
+
+
+def test_the_use_of_the_hardware_stands_beside_its_convention(lineage: Lineage) -> None:
+    math, cic = lineage.stages
+    assert math.trained is not None
+    measured = {
+        "gpu": "NVIDIA H200",
+        "processes": 8,
+        "mfu": 0.5912,
+        "peak_memory_allocated_bytes": 837 * 2**30 // 10,
+        "peak_memory_reserved_bytes": 84 * 2**30,
+        "seconds": 90.0,
+        "seconds_by_phase": PhaseTimes(forward=30, backward=55, checkpoint=10),
+    }
+    timed = replace(math, trained=math.trained.model_copy(update=measured))
+    text = render(make_card(), replace(lineage, stages=[timed, cic]))
+    row = "| **math** | 8 × NVIDIA H200 | 59.1 % | 83.7 / 84.0 GiB | "
+    assert row + "forward 30 %, backward 55 %, checkpoint 10 % |" in text
+    assert "| **cic** | – |" not in text  # nothing is known of it
+    assert CONVENTION in text
+    assert "\n\n\n" not in text
+    known = {"seconds_by_phase": PhaseTimes(forward=40.0), "seconds": 80.0}
+    on_cpu = replace(cic, trained=math.trained.model_copy(update=known))
+    text = render(make_card(), replace(lineage, stages=[math, on_cpu]))
+    assert "| **cic** | – | – | – | forward 50 % |" in text
+    assert "| **math** | – | – |" not in text
+    assert "MFU" not in render(make_card(), lineage)
 
 
 def test_what_retention_removed_is_left_out(store: Store) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from latticeforge_trainer.contract import ModelFacts, Score
+from latticeforge_trainer.estimate.flops import CONVENTION
 from latticeforge_trainer.publishing import tables
 from latticeforge_trainer.publishing.lineage import Lineage
 
@@ -71,6 +72,8 @@ def render(card: Card, lineage: Lineage) -> str:
         stages=[tables.stage_row(stage) for stage in stages],
         hyperparameters=[(stage.record.name, tables.hyperparameters(stage)) for stage in stages],
         sources=[row for stage in stages for row in tables.source_rows(stage)],
+        speeds=[row for stage in stages if (row := tables.speed_row(stage))],
+        convention=CONVENTION,
         scores=tables.score_table(lineage.scores()),
         seconds=sum(stage.trained.seconds for stage in stages if stage.trained),
         rank=_adapter_rank(lineage),

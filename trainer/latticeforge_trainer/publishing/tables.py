@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from latticeforge_trainer.contract import DataFacts, DataSource, Score
+from latticeforge_trainer.contract import DataFacts, DataSource, PhaseTimes, Score
 from latticeforge_trainer.publishing.lineage import Stage
 
 ABSENT = "–"
@@ -65,6 +65,30 @@ def stage_row(stage: Stage) -> list[str]:
     speed = f"{trained.tokens_per_second:,.0f}"
     counts = [f"{trained.tokens:,}", f"{trained.steps:,}"]
     return [name, method, *counts, loss, duration(trained.seconds), speed]
+
+
+def speed_row(stage: Stage) -> list[str] | None:
+    """Stage, GPUs, MFU, peak memory, where the time went; None when nothing of it is known."""
+    trained = stage.trained
+    if trained is None:
+        return None
+    gpus = f"{trained.processes} × {cell(trained.gpu)}" if trained.gpu else ABSENT
+    mfu = ABSENT if trained.mfu is None else f"{100 * trained.mfu:.1f} %"
+    sizes = trained.peak_memory_allocated_bytes, trained.peak_memory_reserved_bytes
+    memory = " / ".join(ABSENT if size is None else f"{size / 2**30:.1f}" for size in sizes)
+    cells = [gpus, mfu, ABSENT if memory == f"{ABSENT} / {ABSENT}" else f"{memory} GiB"]
+    cells.append(_where_time_went(trained.seconds_by_phase, trained.seconds))
+    known = any(text != ABSENT for text in cells)
+    return [f"**{cell(stage.record.name)}**", *cells] if known else None
+
+
+def _where_time_went(phases: PhaseTimes | None, seconds: float) -> str:
+    """`forward 33 %, backward 60 %, …`: shares of the steps and their checkpoints together."""
+    whole = seconds + ((phases.checkpoint or 0.0) if phases else 0.0)
+    if phases is None or not whole:
+        return ABSENT
+    parts = phases.model_dump(exclude_none=True).items()
+    return ", ".join(f"{name} {100 * part / whole:.0f} %" for name, part in parts) or ABSENT
 
 
 def source_rows(stage: Stage) -> list[list[str]]:

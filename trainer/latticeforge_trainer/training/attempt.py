@@ -27,7 +27,12 @@ from latticeforge_trainer.training.deepspeed_config import deepspeed_config
 from latticeforge_trainer.training.engine import build_engine
 from latticeforge_trainer.training.loop import CheckpointPolicy, Training
 from latticeforge_trainer.training.loss import TargetLoss, check_packing
-from latticeforge_trainer.training.meters import LossHistory, ProgressMeter
+from latticeforge_trainer.training.meters import (
+    LossHistory,
+    ProgressMeter,
+    Yardstick,
+    stage_result,
+)
 from latticeforge_trainer.training.process import StopSignal, World, join_world
 from latticeforge_trainer.training.start import starting_folder, starting_model
 from latticeforge_trainer.training.state import LossLog, TrainState
@@ -60,6 +65,8 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
         )
         state = checkpoints.load_latest(engine, fresh_state(config, world))
         losses = work / LOSSES
+        shape = engine.module.causal.config.get_text_config()
+        yardstick = Yardstick.of(shape, config.payload.method, world.size, device)
         training = Training(
             engine=engine,
             data=data,
@@ -76,11 +83,11 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
         if world.is_first:
             training.hooks = [
                 LossHistory(LossLog(losses, state.history)),
-                ProgressMeter(reporter, plan.steps),
+                ProgressMeter(reporter, plan.steps, yardstick),
             ]
         training.run()
         reporter.update("writing the result", 1.0)
-        return seal(config, store, engine, state, world)
+        return seal(config, store, engine, stage_result(state.history, yardstick), world)
 
 
 def open_data(config: TrainConfig, store: Store) -> PackedData:
@@ -133,18 +140,9 @@ def fresh_state(config: TrainConfig, world: World) -> TrainState:
 
 
 def seal(
-    config: TrainConfig, store: Store, engine: Any, state: TrainState, world: World
+    config: TrainConfig, store: Store, engine: Any, result: TrainResult, world: World
 ) -> TrainResult:
     """Write the artifact, and drop the checkpoints; a collective."""
-    seconds = state.seconds
-    result = TrainResult(
-        steps=state.step,
-        tokens=state.tokens,
-        first_loss=state.history[0].loss,
-        final_loss=state.history[-1].loss,
-        seconds=seconds,
-        tokens_per_second=state.tokens / max(seconds, 1e-9),
-    )
     with store.create(config.digest) if world.is_first else nullcontext() as staging:
         source = starting_folder(config, store)
         target: Path | None = staging.folder if staging else None

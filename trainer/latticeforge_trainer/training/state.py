@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from latticeforge_trainer.artifacts import write_atomically
-from latticeforge_trainer.contract import Contract
+from latticeforge_trainer.contract import Contract, PhaseTimes
 
 
 class StepRecord(Contract):
@@ -25,6 +25,11 @@ class StepRecord(Contract):
     tokens: int
     """Real tokens of this step."""
     seconds: float
+    """Of this step, checkpoints aside."""
+    flops: int | None = None
+    """Model FLOPs of this step, over all processes; None for an unknown architecture."""
+    seconds_by_phase: PhaseTimes | None = None
+    """Of the first process; `checkpoint` is that before this step."""
 
 
 class TrainState(Contract):
