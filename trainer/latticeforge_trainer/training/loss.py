@@ -17,9 +17,7 @@ from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
-
-LOGITS_AT_ONCE = 2**28
-"""Logits held at a time: 512 MiB in 16 bits, 1 GiB while their softmax is taken in fp32."""
+from latticeforge_trainer.training.head import LOGITS_AT_ONCE, LinearCrossEntropy
 
 UNKNOWN_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 """Config fields by which some architectures scale their logits after the head."""
@@ -61,6 +59,11 @@ class TargetLoss(nn.Module):
             .last_hidden_state.flatten(0, 1)  # [rows * length, hidden]
             .index_select(0, batch.sources)  # [targets, hidden]
         )
+        head = self.causal.get_output_embeddings()
+        if is_plain(head) and not self._softcap:
+            node: Any = LinearCrossEntropy.apply  # untyped in torch
+            loss: torch.Tensor = node(hidden, head.weight, batch.targets)
+            return loss
         # From the batch's shape, not its number of targets: every process must call the head
         # equally often, for ZeRO-3 gathers it each time.
         vocabulary = self.causal.config.get_text_config().vocab_size
@@ -77,12 +80,19 @@ class TargetLoss(nn.Module):
 
     def _head_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = self.causal.get_output_embeddings()(hidden)  # [targets, vocabulary]
-        cap = getattr(self.causal.config.get_text_config(), "final_logit_softcapping", None)
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
         apply: Any = SummedCrossEntropy.apply  # untyped in torch
         loss: torch.Tensor = apply(logits, targets)
         return loss
+
+    @property
+    def _softcap(self) -> float | None:
+        """The bound of Gemma's logits."""
+        cap: float | None = getattr(
+            self.causal.config.get_text_config(), "final_logit_softcapping", None
+        )
+        return cap
 
     def _refuse_unknown(self) -> None:
         name = type(self.causal).__name__
@@ -97,6 +107,11 @@ class TargetLoss(nn.Module):
                 f"{name} carries a state along the sequence, so packed samples would see one "
                 "another: choose a model with attention only"
             )
+
+
+def is_plain(head: nn.Module) -> bool:
+    """Whether the head is one whole matrix, at hand without calling the module."""
+    return type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "ds_id")
 
 
 class SummedCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,409 @@
+"""The trainer beside the stack a user would pick, on one card in one run.
+
+    python -m benchmarks.trainer                          every row that fits this card
+    python -m benchmarks.trainer --rows lora-7b,full-7b   some of them
+    python -m benchmarks.trainer --profile lora-7b        where one step's time goes
+
+Each measurement is a process of its own. Weights and tokens are random, never zeros; every token is
+real and is learned; each sequence is one document. Medians over 8 steps after 3 warm-ups.
+
+MFU is model FLOP/s by 989 TFLOP/s (H100 and H200, dense bf16). Model FLOPs per token: 6 for every
+parameter of the linear layers and the head in a full fine-tune, 4 with an adapter, plus causal
+attention, 6 x sequence x hidden x layers; what is computed again is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+PEAK_FLOPS = 989e12
+WARM_UP, STEPS = 3, 8
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Qwen2.5 model's sizes."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int = 152_064
+    tied: bool = False
+
+    @property
+    def linear_parameters(self) -> int:
+        """Parameters of the linear layers and the head."""
+        kv = self.kv_heads * self.hidden // self.heads
+        layer = 2 * self.hidden**2 + 2 * self.hidden * kv + 3 * self.hidden * self.inner
+        return self.layers * layer + self.hidden * self.vocabulary
+
+    def flops_per_token(self, sequence: int, *, full: bool) -> float:
+        """Model FLOPs for one token, forward and backward."""
+        factor = 6 if full else 4
+        return factor * self.linear_parameters + 6 * sequence * self.hidden * self.layers
+
+
+SHAPES = {
+    "0.5B": Shape(896, 4864, 24, 14, 2, 151_936, tied=True),
+    "1.5B": Shape(1536, 8960, 28, 12, 2, 151_936, tied=True),
+    "7.6B": Shape(3584, 18944, 28, 28, 4),
+    "14.8B": Shape(5120, 13824, 48, 40, 8),
+    "32.8B": Shape(5120, 27648, 64, 40, 8),
+    "72.7B": Shape(8192, 29568, 80, 64, 8),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement."""
+
+    row: str
+    stack: str
+    """`ours`, or what a user would pick: `HF` with or without Liger, with or without checkpointing."""
+    shape: str
+    method: str
+    """`Full`, `LoRA`, `QLoRA`, or `FP8`: LoRA over an FP8 base."""
+    micro_batch: int
+    recompute: str = "elementwise"
+    sequence: int = 4096
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def table() -> list[Run]:
+    """All measurements, those of a row together."""
+    rows = []
+
+    def add(row: str, shape: str, method: str, ours: list[Any], theirs: list[Any]) -> None:
+        rows.extend(Run(row, "ours", shape, method, *run) for run in ours)
+        rows.extend(Run(row, stack, shape, method, *run) for stack, *run in theirs)
+
+    with_liger = "HF + PEFT + Liger"
+    add("lora-7b", "7.6B", "LoRA", [(4,)], [(with_liger, 4, "layers"), (with_liger, 2, "nothing")])
+    add("fp8-7b", "7.6B", "FP8", [(4,)], [])
+    add(
+        "full-7b",
+        "7.6B",
+        "Full",
+        [(6,)],
+        [("HF + Liger", 2, "nothing"), ("HF + Liger", 4, "layers")],
+    )
+    add("qlora-72b", "72.7B", "QLoRA", [(1,)], [(with_liger, 1, "layers")])
+    add("fp8-72b", "72.7B", "FP8", [(1,)], [])
+    add("long-72b", "72.7B", "QLoRA", [(1, "offload", 65536)], [])
+    return rows
+
+
+def main() -> None:
+    """Measure, print the table, write the raw data."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", default="", help="comma-separated; default: all")
+    parser.add_argument("--stack", default="", help="only stacks whose name starts with this")
+    parser.add_argument("--output", type=Path, help="JSON of every measurement")
+    parser.add_argument("--profile", metavar="ROW", help="print one step's kernels by time")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(Run(**json.loads(options.one)))))
+        return
+    if options.profile:
+        run = next(run for run in table() if run.row == options.profile)
+        print(profile(run))
+        return
+    wanted = set(filter(None, options.rows.split(",")))
+    results = []
+    for run in table():
+        if (wanted and run.row not in wanted) or not run.stack.startswith(options.stack):
+            continue
+        result = in_a_process(run)
+        print(line_of(result), flush=True)
+        results.append(result)
+        if options.output:
+            options.output.write_text(json.dumps(results, indent=1))
+
+
+def in_a_process(run: Run) -> dict[str, Any]:
+    """Measure in a fresh process, so that no other run's memory is in the way."""
+    command = [sys.executable, "-m", "benchmarks.trainer", "--one", json.dumps(asdict(run))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+    return {**asdict(run), "error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+
+
+def line_of(result: dict[str, Any]) -> str:
+    """One row of the table."""
+    what = (
+        f"{result['row']:10} {result['stack']:18} {result['shape']:>6} {result['method']:5} "
+        f"mb {result['micro_batch']} x {result['sequence']:<6} {result['recompute']:12}"
+    )
+    if "error" in result:
+        return f"{what} {result['error'][:120]}"
+    low, high = result["tokens_per_second_range"]
+    return (
+        f"{what} {result['tokens_per_second']:9,.0f} tokens/s [{low:,.0f}, {high:,.0f}]  "
+        f"MFU {result['mfu']:.1%}  {result['allocated_gib']:.1f} / {result['reserved_gib']:.1f} GiB  "
+        f"product {result['product_tflops']:.0f}, sustained {result['sustained_tflops']:.0f} TFLOP/s"
+    )
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Time steps of a stack."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    device = torch.device("cuda")
+    step = STACKS["ours" if run.stack == "ours" else "hf"](run, device)
+    torch.cuda.reset_peak_memory_stats()
+    seconds = list(timed(step, WARM_UP + STEPS))[WARM_UP:]
+    peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    tokens = run.micro_batch * run.sequence
+    rates = [tokens / s for s in seconds]
+    rate = tokens / statistics.median(seconds)
+    shape = SHAPES[run.shape]
+    del step
+    torch.cuda.empty_cache()
+    return {
+        **asdict(run),
+        "tokens_per_second": rate,
+        "tokens_per_second_range": [min(rates), max(rates)],
+        "mfu": rate * shape.flops_per_token(run.sequence, full=run.method == "Full") / PEAK_FLOPS,
+        "allocated_gib": peak[0] / GIB,
+        "reserved_gib": peak[1] / GIB,
+        "product_tflops": product_rate(device, 20),
+        "sustained_tflops": product_rate(device, 2000),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+    }
+
+
+def timed(step: Callable[[], Any], count: int) -> Iterator[float]:
+    """Seconds of each call, by the device's own clock; nothing waits in between."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        step()
+        mark.record()
+    torch.cuda.synchronize()
+    for before, after in zip(marks, marks[1:], strict=False):
+        yield before.elapsed_time(after) / 1e3
+
+
+def product_rate(device: Any, count: int) -> float:
+    """TFLOP/s of an 8192 x 8192 x 8192 bf16 matrix product on random numbers, after `count`.
+
+    After seconds of it the chip is at its power limit, as it is in training.
+    """
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = statistics.median(list(timed(lambda: a @ b, count))[-15:])
+    return 2 * 8192**3 / seconds / 1e12
+
+
+def profile(run: Run) -> str:
+    """One step's kernels by time."""
+    import torch  # noqa: PLC0415  (not in the parent)
+    from torch.profiler import ProfilerActivity  # noqa: PLC0415  (not in the parent)
+
+    step = STACKS["ours" if run.stack == "ours" else "hf"](run, torch.device("cuda"))
+    for _ in range(WARM_UP):
+        step()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        step()
+        torch.cuda.synchronize()
+    kernels = [
+        e for e in found.key_averages() if e.self_device_time_total and e.device_type.name == "CUDA"
+    ]
+    total = sum(e.self_device_time_total for e in kernels)
+    kernels.sort(key=lambda e: -e.self_device_time_total)
+    lines = [f"{run.row}: kernels {total / 1e3:.1f} ms"]
+    lines += [
+        f"{e.self_device_time_total / 1e3:9.2f} ms {e.self_device_time_total / total:6.1%} "
+        f"{e.count:6} x  {e.key[:110]}"
+        for e in kernels[:30]
+    ]
+    return "\n".join(lines)
+
+
+# --- models of random weights -------------------------------------------------------------------
+
+
+def random_model(run: Run, device: Any, attention: str = "sdpa") -> Any:
+    """A model of random weights on the device, quantized layer by layer as it is made."""
+    import torch  # noqa: PLC0415  (not in the parent)
+    from torch import nn  # noqa: PLC0415  (not in the parent)
+    from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415  (not in the parent)
+
+    shape = SHAPES[run.shape]
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=131_072,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=shape.tied,
+        dtype=torch.bfloat16,
+        attn_implementation=attention,
+    )
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    torch.manual_seed(0)
+    for layer in model.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, random_linear(child, run.method, device))
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                tensor = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
+                tensor.fill_(1.0) if tensor.ndim == 1 else tensor.normal_(std=0.02)
+                setattr(module, name, nn.Parameter(tensor, requires_grad=True))
+    if shape.tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+    return model
+
+
+def random_linear(meta: Any, method: str, device: Any) -> Any:
+    """A linear layer of random weights in the method's format."""
+    import torch  # noqa: PLC0415  (not in the parent)
+    from torch import nn  # noqa: PLC0415  (not in the parent)
+
+    weight = torch.empty(meta.weight.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+    bias = None
+    if meta.bias is not None:
+        bias = nn.Parameter(torch.zeros(len(weight), dtype=torch.bfloat16, device=device))
+    if method == "FP8":
+        from latticeforge_trainer.models.fp8 import Fp8Linear  # noqa: PLC0415  (not in the parent)
+
+        return Fp8Linear.from_weight(weight, bias)
+    if method == "QLoRA":
+        import bitsandbytes as bnb  # noqa: PLC0415  (not in the parent)
+
+        outputs, inputs = weight.shape
+        layer = bnb.nn.Linear4bit(
+            inputs, outputs, bias=bias is not None, compute_dtype=torch.bfloat16,
+            quant_type="nf4", device="meta",
+        )  # fmt: skip
+        layer.weight = bnb.nn.Params4bit(
+            weight, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
+        ).to(device)
+        layer.bias = bias
+        return layer
+    meta.weight = nn.Parameter(weight)
+    meta.bias = bias
+    return meta
+
+
+def random_tokens(run: Run, device: Any) -> Any:
+    """Token ids [micro-batch, sequence]."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    size = run.micro_batch, run.sequence
+    return torch.randint(0, SHAPES[run.shape].vocabulary, size, device=device)
+
+
+# --- the stacks ---------------------------------------------------------------------------------
+
+
+def our_step(run: Run, device: Any) -> Callable[[], Any]:
+    """A step of this trainer."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    from latticeforge_trainer.contract import LoRASettings, Recompute  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.models.adapters import add_adapter  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.models.documents import Boundaries  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.models.fused import decoder_layers, fuse  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.training.head import LinearCrossEntropy  # noqa: PLC0415  (as above)
+
+    model = random_model(run, device)
+    if run.method != "Full":
+        model = add_adapter(model, LoRASettings(rank=16, alpha=32))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    model.train()
+    fuse(model, [Recompute(run.recompute)] * len(decoder_layers(model)))
+    causal = model.get_base_model() if run.method != "Full" else model
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if run.method == "Full":
+        from flashoptim import FlashAdamW  # noqa: PLC0415  (as above)
+
+        optimizer: Any = FlashAdamW(trained, lr=1e-5, master_weight_bits=32)
+    else:
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    tokens = random_tokens(run, device)
+    positions = torch.arange(run.sequence).repeat(run.micro_batch, 1)
+    boundaries = Boundaries.of(positions.clone()).map(lambda t: t.to(device))
+    sources = torch.arange(run.micro_batch * run.sequence, device=device)
+    sources = sources[sources % run.sequence != run.sequence - 1]
+    positions = positions.to(device)
+
+    def step() -> None:
+        hidden = causal.get_decoder()(
+            input_ids=tokens, position_ids=positions, use_cache=False, boundaries=boundaries
+        ).last_hidden_state.flatten(0, 1)
+        targets = tokens.flatten()[sources + 1]
+        loss = LinearCrossEntropy.apply(hidden[sources], causal.lm_head.weight, targets)
+        (loss / len(targets)).backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
+        torch.nn.utils.clip_grads_with_norm_(trained, 1.0, norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def their_step(run: Run, device: Any) -> Callable[[], Any]:
+    """A step of Hugging Face's model with PEFT, fused AdamW, SDPA, Liger's kernels."""
+    import torch  # noqa: PLC0415  (not in the parent)
+    from liger_kernel.transformers import apply_liger_kernel_to_qwen2  # noqa: PLC0415  (as above)
+
+    model = random_model(run, device)
+    apply_liger_kernel_to_qwen2(model=model)
+    if run.recompute == "layers":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if run.method != "Full":
+        from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (as above)
+
+        config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+        model = get_peft_model(model, config)
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    tokens = random_tokens(run, device)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+STACKS = {"ours": our_step, "hf": their_step}
+
+if __name__ == "__main__":
+    main()
