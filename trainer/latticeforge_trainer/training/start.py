@@ -30,7 +30,7 @@ def starting_model(
     store: Store,
     device: torch.device,
     ds_config: dict[str, Any],
-    report: Report | None = None,
+    report: Report,
 ) -> nn.Module:
     """Load the stage's model: whole, or frozen with an adapter on top.
 
