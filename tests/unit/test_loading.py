@@ -122,9 +122,11 @@ def test_fp8_layers_are_made_of_every_linear_layer_but_the_head(
     class Fp8Linear(nn.Linear):
         @classmethod
         def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> Self:
-            layer = cls(*weight.shape[::-1], bias=bias is not None, device="meta")
+            outputs, inputs = weight.shape
+            layer = cls(inputs, outputs, bias=bias is not None, device="meta")
             layer.weight = nn.Parameter(weight.to(torch.float8_e4m3fn), requires_grad=False)
-            layer.bias = bias if bias is None else nn.Parameter(bias)
+            if bias is not None:
+                layer.bias = nn.Parameter(bias)
             return layer
 
     module: Any = ModuleType("latticeforge_trainer.models.fp8")
@@ -145,9 +147,14 @@ def test_fp8_layers_are_made_of_every_linear_layer_but_the_head(
 def test_another_layout_is_left_to_transformers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
-    MixtralForCausalLM(MixtralConfig(**sizes, **heads)).save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 64}
+    heads = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "num_local_experts": 2,
+    }
+    MixtralForCausalLM(MixtralConfig(**{**sizes, **heads})).save_pretrained(tmp_path)
 
     with caplog.at_level(logging.DEBUG, "latticeforge_trainer"):
         ours = load_weights(tmp_path)
@@ -176,6 +183,7 @@ def test_the_base_is_never_whole_while_it_is_quantized(
         most = max(most, alive)
         return reading
 
+    monkeypatch.setattr(streaming, "_source", streaming._Readers)  # as to a GPU
     monkeypatch.setattr(streaming, "AHEAD", size // 10)
     monkeypatch.setattr(streaming._Readers, "begin", counted)
 

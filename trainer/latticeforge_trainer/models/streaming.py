@@ -1,15 +1,19 @@
-"""Reads tensors from safetensors files onto a device at the speed of the disk.
+"""Reads tensors from safetensors files onto a device, as fast as the disk and the bus give them.
 
-    with several threads:  file → (page-locked buffer →) tensor on the device → whoever consumes it
+    on a GPU:  file → page-locked buffer → the tensor → whoever consumes it, in several threads
+    on a CPU:  the tensor is the file, mapped
 
-Plain reads of large chunks by several threads: reading through a memory map is two to three times
-slower, because every page of it costs a fault. On a GPU, each thread reads into a page-locked
-buffer of its own and copies from there on a stream of its own. What has been read and not yet been
-taken is bounded, so a consumer that quantizes holds a few tensors in 16 bits and never the model.
+To a GPU, plain reads of large chunks: copying out of a mapping takes two to three times as long,
+because every page costs a fault. Each thread reads into a buffer of its own and copies from there
+on a stream of its own. What has been read and not yet been taken is bounded, so a consumer that
+quantizes holds a few tensors in 16 bits and never the model.
+
+On a CPU nothing is copied, and what is only read can be taken back by the kernel at any time.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -86,22 +90,26 @@ def stream(
     """
     groups = list(groups)
     done, total = 0, sum(group.size for group in groups)
-    with _Readers(device) as readers:
-        for reading in _read_ahead(groups, readers):
+    with _source(device) as source:
+        for reading in _read_ahead(groups, source):
             yield reading.group, reading.wait()
             done += reading.group.size
             if report is not None:
                 report(done, total)
 
 
-def _read_ahead(groups: Iterable[Group], readers: _Readers) -> Iterator[_Reading]:
+def _source(device: torch.device) -> _Mapped | _Readers:
+    return _Mapped() if device.type == "cpu" else _Readers(device)
+
+
+def _read_ahead(groups: Iterable[Group], source: _Mapped | _Readers) -> Iterator[_Reading]:
     begun: deque[_Reading] = deque()
     ahead = 0
     for group in groups:
         while begun and ahead + group.size > AHEAD:
             ahead -= begun[0].group.size
             yield begun.popleft()
-        begun.append(readers.begin(group))
+        begun.append(source.begin(group))
         ahead += group.size
     while begun:
         yield begun.popleft()
@@ -120,6 +128,35 @@ class _Reading:
         for chunk in self.chunks:
             chunk.result()
         return self.tensors
+
+
+class _Mapped:
+    """Files mapped into memory: writing to a tensor leaves its file as it is."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, torch.Tensor] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._files.clear()  # each tensor keeps its mapping
+
+    def begin(self, group: Group) -> _Reading:
+        """Find a group's tensors in their files."""
+        return _Reading(group, {k: self._view(v) for k, v in group.tensors.items()}, [])
+
+    def _view(self, stored: StoredTensor) -> torch.Tensor:
+        if stored.path not in self._files:
+            size = stored.path.stat().st_size
+            content = torch.from_file(str(stored.path), shared=False, size=size, dtype=torch.uint8)
+            self._files[stored.path] = content
+        content = self._files[stored.path][stored.start : stored.start + stored.size]
+        _check_size(content, stored)
+        dtype = _dtype_of(stored)
+        if stored.start % dtype.itemsize:  # the format asks for no alignment
+            content = content.clone()
+        return content.view(dtype).view(stored.info.shape)
 
 
 class _Readers:
@@ -147,17 +184,14 @@ class _Readers:
         """Give a group's tensors their memory and have it filled."""
         tensors, chunks = {}, []
         for name, stored in group.tensors.items():
-            dtype = DTYPES.get(stored.info.dtype)
-            if dtype is None:
-                raise UserError(f"{stored.path}: {name} is {stored.info.dtype}, an unknown type")
+            dtype = _dtype_of(stored)
             tensors[name] = torch.empty(stored.info.shape, dtype=dtype, device=self._device)
             chunks += self._fill(tensors[name], stored)
         return _Reading(group, tensors, chunks)
 
     def _fill(self, tensor: torch.Tensor, stored: StoredTensor) -> list[Future[None]]:
         target = tensor.view(-1).view(torch.uint8)
-        if len(target) != stored.size:
-            raise UserError(f"{stored.path}: a header gives a tensor more bytes than its shape has")
+        _check_size(target, stored)
         file, lane = self._open(stored.path), _fill_directly
         if self._device.type == "cuda":
             # The memory may still be read by what was asked of the GPU before it was freed.
@@ -202,6 +236,21 @@ class _Lane:
 
     stream: torch.cuda.Stream
     buffer: torch.Tensor
+
+
+def _dtype_of(stored: StoredTensor) -> torch.dtype:
+    dtype = DTYPES.get(stored.info.dtype)
+    if dtype is None:
+        raise UserError(f"{stored.path} holds {stored.info.dtype}, a type that is not known here")
+    return dtype
+
+
+def _check_size(content: torch.Tensor, stored: StoredTensor) -> None:
+    size = math.prod(stored.info.shape) * _dtype_of(stored).itemsize
+    if not size == len(content) == stored.size:
+        raise UserError(
+            f"{stored.path}: a tensor has {len(content)} bytes, not {size}: it is damaged"
+        )
 
 
 def _fill_directly(file: int, start: int, target: torch.Tensor) -> None:
