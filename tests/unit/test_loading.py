@@ -69,10 +69,12 @@ def changed(model: Path, target: Path, change: dict[str, torch.Tensor | None]) -
 @pytest.mark.parametrize("tied", [False, True])
 def test_16_and_32_bit_weights(tmp_path: Path, dtype: torch.dtype, tied: bool) -> None:
     model = make_model(tmp_path / "model", tie_word_embeddings=tied)
+    (model / "generation_config.json").write_text(json.dumps({"max_new_tokens": 7}))
 
     ours = load_weights(model, dtype=dtype)
 
     assert_same(ours, reference(model, dtype=dtype))
+    assert ours.generation_config.max_new_tokens == 7
     assert (ours.lm_head.weight is ours.model.embed_tokens.weight) == tied
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,30 @@ def test_what_is_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(begun) <= len(taken) + 2
 
     assert taken == sorted(taken) == begun
+
+
+def test_reads_may_be_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.arange(100.0)
+    save_file({"a": tensor}, tmp_path / "a.safetensors")
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, start: read(file, [views[0][:3]], start))
+    monkeypatch.setattr(streaming, "_source", streaming._Readers)
+
+    [(_, read_)] = stream(groups_of(tmp_path / "a.safetensors"), CPU)
+
+    assert torch.equal(read_["weight"], tensor)
+
+
+def test_threads_may_write_to_what_is_loaded_for_inference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    monkeypatch.setattr(streaming, "_source", streaming._Readers)
+
+    with torch.inference_mode():
+        [(_, read)] = stream(groups_of(tmp_path / "a.safetensors"), CPU)
+
+    assert not read["weight"].is_inference()
 
 
 def test_progress_is_told_in_bytes(tmp_path: Path) -> None:

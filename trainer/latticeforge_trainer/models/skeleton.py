@@ -118,7 +118,9 @@ class Skeleton:
             self.model.hf_quantizer = self.quantizer
             self.quantizer.postprocess_model(self.model)
         if (self.folder / GENERATION).is_file():
-            self.model.generation_config = GenerationConfig.from_pretrained(self.folder)
+            self.model.generation_config = GenerationConfig.from_pretrained(
+                self.folder, local_files_only=True
+            )
         return self.model.eval()
 
     def _name_of(self, name: str, renamings: list[Any]) -> str | None:

@@ -99,7 +99,11 @@ def stream(
 
 
 def _source(device: torch.device) -> _Mapped | _Readers:
-    return _Mapped() if device.type == "cpu" else _Readers(device)
+    if device.type == "cpu":
+        return _Mapped()
+    return _Readers(
+        torch.empty(0, device=device).device
+    )  # which says which GPU, if `device` does not
 
 
 def _read_ahead(groups: Iterable[Group], source: _Mapped | _Readers) -> Iterator[_Reading]:
@@ -185,7 +189,8 @@ class _Readers:
         tensors, chunks = {}, []
         for name, stored in group.tensors.items():
             dtype = _dtype_of(stored)
-            tensors[name] = torch.empty(stored.info.shape, dtype=dtype, device=self._device)
+            with torch.inference_mode(mode=False):  # which the threads are not in
+                tensors[name] = torch.empty(stored.info.shape, dtype=dtype, device=self._device)
             chunks += self._fill(tensors[name], stored)
         return _Reading(group, tensors, chunks)
 
