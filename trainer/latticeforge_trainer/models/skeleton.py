@@ -97,7 +97,8 @@ class Skeleton:
             module, _, leaf = target.rpartition(".")
             groups.setdefault(module, {})[leaf + name.removeprefix(weight)] = tensor
         if unexpected:
-            log.info("%s: not in the model, and left: %s", self.folder, ", ".join(unexpected))
+            count, first = len(unexpected), min(unexpected)
+            log.info("%s: %d tensors are not the model's, %s is one", self.folder, count, first)
         self._settle_absent(found)
         return [Group(module, tensors) for module, tensors in groups.items()]
 
