@@ -1,5 +1,7 @@
 """Loads models for training and for inference: local safetensors only, no code from a repository.
 
+    config → skeleton on the meta device → plan → stream from the files → place → finish
+
 model, tokenizer = load_model(folder, dtype=torch.bfloat16)                  # 16-bit
 model, tokenizer = load_model(folder, quantize_nf4=True)                     # QLoRA's base
 model, tokenizer = load_for_inference(ref, store)                            # a contract.ModelRef
@@ -7,22 +9,32 @@ model, tokenizer = load_for_inference(ref, store)                            # a
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import ModelRef
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.models.detour import load_with_transformers, nf4_config
+from latticeforge_trainer.models.facts import NF4, weight_files
+from latticeforge_trainer.models.headers import locate_tensors
+from latticeforge_trainer.models.placing import FP8Placement, NF4Placement, Placement
+from latticeforge_trainer.models.skeleton import Skeleton
+from latticeforge_trainer.models.streaming import Report, stream
+
+log = logging.getLogger(__name__)
+
+Quantize = Literal["nf4", "fp8"]
+"""What frozen linear layers are made of as they are read."""
 
 MODEL_FOLDER = "model"
 """Where a train or merge artifact keeps a whole model."""
@@ -84,16 +96,22 @@ def load_weights(
     folder: Path,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    quantize_nf4: bool = False,
+    quantize: Quantize | None = None,
     device: torch.device | None = None,
+    partition: dict[str, Any] | None = None,
+    report: Report | None = None,
 ) -> Any:
     """Load a causal language model.
 
     Args:
         folder: Model folder with safetensors weights.
         dtype: Type of the weights that are not quantized.
-        quantize_nf4: Quantize the linear layers to NF4; a base stored in NF4 loads as it is.
+        quantize: Make the linear layers but the head NF4 or FP8, each as it is read; a base stored
+            in NF4 loads as it is.
         device: Where to; None: this process's GPU, or the CPU.
+        partition: DeepSpeed's configuration when ZeRO-3 is to cut the model up: every process then
+            reads only its part.
+        report: Called with the bytes that are loaded, and those that will be.
 
     Returns:
         A `PreTrainedModel` in evaluation mode.
@@ -101,31 +119,60 @@ def load_weights(
     Raises:
         UserError: The folder holds no model that can be loaded without running its own code.
     """
-    stored = quantization_of(folder)
-    quantized = stored is not None or quantize_nf4
+    config, stored = _read_config(folder), quantization_of(folder)
+    if partition is not None and (stored or quantize):
+        raise UserError("quantized weights cannot be partitioned: use ZeRO 0 to 2")
+    if stored is not None and quantize == "fp8":
+        raise UserError(f"{folder} holds {stored} weights, and FP8 is made of 16-bit weights")
     device = device or default_device()
-    options: dict[str, Any] = {"device_map": {"": device}} if quantized else {}
-    if quantize_nf4 and stored is None:
-        options["quantization_config"] = nf4_config(dtype)
-    quiet: Any = transformers_logging  # untyped, like all of transformers' functions
-    quiet.disable_progress_bar()
+    quantizer = _quantizer(config, stored, quantize, dtype)
     try:
-        # With its report, which the declared return type knows nothing of.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        skeleton = Skeleton(folder, config, dtype, quantizer)
+        detour = f"it holds {stored} weights" if stored not in {None, NF4} else skeleton.detour()
+        if detour is not None:
+            log.debug("model %s: loaded by transformers: %s", folder, detour)
+            return load_with_transformers(
+                folder,
+                dtype=dtype,
+                stored=stored,
+                quantize=quantize,
+                device=device,
+                partition=partition,
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"model {folder}: {_first_line(error)}") from error
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would train on random numbers in their place
-        raise UserError(f"model {folder}: weights are missing: {min(report['missing_keys'])}")
-    return model if quantized else model.to(device)
+    log.debug("model %s: streamed", folder)
+    return _stream(skeleton, quantize, device, partition, report)
+
+
+def _stream(
+    skeleton: Skeleton,
+    quantize: Quantize | None,
+    device: torch.device,
+    partition: dict[str, Any] | None,
+    report: Report | None,
+) -> Any:
+    folder, model = skeleton.folder, skeleton.model
+    names = [path.name for path in folder.iterdir()]
+    files = weight_files(folder, names, f"model {folder}")
+    stored = {k: v for name in files for k, v in locate_tensors(folder / name).items()}
+    groups = skeleton.plan(stored)
+    placement = Placement(model)
+    if partition is not None:
+        from latticeforge_trainer.models.partitions import (  # noqa: PLC0415  (loads DeepSpeed)
+            PartitionedPlacement,
+        )
+
+        placement = PartitionedPlacement(model, groups, partition)
+        groups = placement.groups
+    elif skeleton.quantizer is not None:
+        placement = NF4Placement(model)
+    elif quantize == "fp8":
+        placement = FP8Placement(model)
+    with torch.no_grad():
+        for group, tensors in stream(groups, device, report):
+            placement.place(group.module, tensors)
+    return skeleton.finish(device)
 
 
 def load_model(
@@ -151,7 +198,8 @@ def load_model(
     Raises:
         UserError: The folder holds no model that can be loaded without running its own code.
     """
-    model = load_weights(folder, dtype=dtype, quantize_nf4=quantize_nf4, device=device)
+    quantize: Quantize | None = "nf4" if quantize_nf4 else None
+    model = load_weights(folder, dtype=dtype, quantize=quantize, device=device)
     if adapter is not None:
         from peft import PeftModel  # noqa: PLC0415  (two seconds that models alone need not pay)
 
@@ -159,15 +207,18 @@ def load_model(
     return model.eval(), load_tokenizer(folder)
 
 
-def nf4_config(dtype: torch.dtype) -> Any:
-    """QLoRA's quantization: NF4 with double quantization, computing in `dtype`."""
-    make: Any = BitsAndBytesConfig
-    return make(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+def _quantizer(
+    config: Any, stored: str | None, quantize: Quantize | None, dtype: torch.dtype
+) -> Any:
+    """What makes layers NF4, and leaves what PEFT and `save_pretrained` look for."""
+    if stored is None and quantize == NF4:
+        config.quantization_config = nf4_config(dtype)
+    elif stored != NF4:
+        return None
+    make: Any = AutoHfQuantizer.from_config
+    quantizer = make(config.quantization_config, pre_quantized=stored is not None)
+    config.quantization_config = quantizer.quantization_config
+    return quantizer
 
 
 def load_for_inference(

@@ -19,6 +19,7 @@ from latticeforge_trainer.contract import StepKind, TrainConfig, TrainResult
 from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.errors import OutOfMemory, UserError
 from latticeforge_trainer.models.loading import ADAPTER_FOLDER, MODEL_FOLDER
+from latticeforge_trainer.models.streaming import Report
 from latticeforge_trainer.progress import Reporter
 from latticeforge_trainer.training import export
 from latticeforge_trainer.training.batches import BatchPlan
@@ -55,7 +56,7 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
         device = join_world(world)
         data = open_data(config, store)
         plan = make_plan(config, len(data), world)
-        engine = make_engine(config, store, plan, device)
+        engine = make_engine(config, store, plan, device, loading_report(reporter))
         work = store.work(config.digest)
         checkpoints = Checkpoints(
             work / "checkpoints",
@@ -116,7 +117,19 @@ def make_plan(config: TrainConfig, sequences: int, world: World) -> BatchPlan:
     )
 
 
-def make_engine(config: TrainConfig, store: Store, plan: BatchPlan, device: torch.device) -> Any:
+def loading_report(reporter: Reporter) -> Report:
+    """How far loading is, as progress: of the step itself nothing is done yet."""
+
+    def report(loaded: int, total: int) -> None:
+        sizes = f"{loaded / 2**30:.1f} of {total / 2**30:.1f} GiB"
+        reporter.update(f"loading the model: {sizes}")
+
+    return report
+
+
+def make_engine(
+    config: TrainConfig, store: Store, plan: BatchPlan, device: torch.device, report: Report
+) -> Any:
     """The DeepSpeed engine around the stage's starting model."""
     strategy = config.runtime.strategy
     ds_config = deepspeed_config(
@@ -125,7 +138,7 @@ def make_engine(config: TrainConfig, store: Store, plan: BatchPlan, device: torc
         max_grad_norm=config.payload.max_grad_norm,
         cuda=device.type == "cuda",
     )
-    loss = TargetLoss(starting_model(config, store, device, ds_config))
+    loss = TargetLoss(starting_model(config, store, device, ds_config, report))
     engine = build_engine(loss, config.payload, ds_config)
     check_packing(engine.module, device, loss.causal.config.get_text_config().vocab_size)
     return engine

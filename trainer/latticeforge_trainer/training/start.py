@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ from latticeforge_trainer.contract import Method, Recompute, TrainConfig
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.models.loading import (
     ADAPTER_FOLDER,
-    CPU,
     load_weights,
     quantization_of,
     source_folder,
 )
+from latticeforge_trainer.models.streaming import Report
 
 
 def starting_folder(config: TrainConfig, store: Store) -> Path:
@@ -28,15 +26,20 @@ def starting_folder(config: TrainConfig, store: Store) -> Path:
 
 
 def starting_model(
-    config: TrainConfig, store: Store, device: torch.device, ds_config: dict[str, Any]
+    config: TrainConfig,
+    store: Store,
+    device: torch.device,
+    ds_config: dict[str, Any],
+    report: Report,
 ) -> nn.Module:
     """Load the stage's model: whole, or frozen with an adapter on top.
 
     Args:
         config: The step.
         store: Where the model lies.
-        device: Where it goes, except under ZeRO-3, which cuts it up as it is loaded.
+        device: Where it goes; under ZeRO-3, this process's part of it.
         ds_config: DeepSpeed's configuration.
+        report: Called with the bytes that are loaded, and those that will be.
 
     Raises:
         UserError: Method and model do not go together.
@@ -44,15 +47,16 @@ def starting_model(
     method, strategy = config.payload.method, config.runtime.strategy
     folder = starting_folder(config, store)
     refuse_mismatch(method, quantization_of(folder), strategy.zero_stage)
-    partitioned = strategy.zero_stage == 3
     dtype = torch.bfloat16 if strategy.precision == "bf16" else torch.float32
-    with partitioned_loading(ds_config) if partitioned else nullcontext():
-        model = load_weights(
-            folder,
-            dtype=dtype,
-            quantize_nf4=method is Method.QLORA,
-            device=CPU if partitioned else device,
-        )
+    base_dtype = config.payload.lora.base_dtype if config.payload.lora else None
+    model = load_weights(
+        folder,
+        dtype=dtype,
+        quantize="nf4" if method is Method.QLORA else base_dtype,
+        device=device,
+        partition=ds_config if strategy.zero_stage == 3 else None,
+        report=report,
+    )
     if strategy.recompute in {Recompute.LAYERS, Recompute.OFFLOAD}:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if config.payload.lora is None else _with_adapter(model, config, store)
@@ -74,17 +78,6 @@ def refuse_mismatch(method: Method, quantization: str | None, zero_stage: int) -
         f"a base in {quantization} is for inference only: train from its 16-bit weights, or from "
         "an NF4 base with QLoRA"
     )
-
-
-@contextmanager
-def partitioned_loading(ds_config: dict[str, Any]) -> Iterator[None]:
-    """In the block, transformers hands every weight it loads to ZeRO-3 in partitions."""
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: PLC0415  (ZeRO-3)
-
-    configure: Any = HfDeepSpeedConfig  # untyped
-    alive = configure(ds_config)  # transformers finds it through a weak reference
-    yield
-    del alive
 
 
 def _with_adapter(model: Any, config: TrainConfig, store: Store) -> nn.Module:
