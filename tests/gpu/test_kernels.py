@@ -15,6 +15,7 @@ from torch import nn
 
 from latticeforge_trainer.contract import LoRASettings, Recompute
 from latticeforge_trainer.kernels import cross_entropy, elementwise, fp8, nf4
+from latticeforge_trainer.kernels.elementwise import Product
 from latticeforge_trainer.models.adapters import add_adapter
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fp8 import Fp8Linear
@@ -73,7 +74,7 @@ def test_rows_in_fp8(shape: tuple[int, int]) -> None:
 def test_products_in_fp8() -> None:
     layer = Fp8Linear.from_weight(random(512, 1024, scale=0.02), None)
     x = random(256, 1024)
-    exact = x.float() @ (layer.weight.float() * layer.weight_scale).t()
+    exact = x.float() @ (layer.e4m3.float() * layer.weight_scale).t()
     assert error(layer(x), exact) < 0.04
 
 
@@ -124,16 +125,22 @@ def test_norms(width: int) -> None:
         assert error(a.cpu(), b) < 6e-3
 
 
-def test_the_gated_product() -> None:
+@pytest.mark.parametrize("rank", [0, 8, 32, 72])
+def test_the_gated_product(rank: int) -> None:
     gate_up, dy = random(500, 2 * 18944), random(500, 18944)
+    factors = [random(*n) for n in ((500, rank), (2 * 18944, rank), (500, rank), (rank, 18944))]
     results = []
     for device in ("cuda", "cpu"):
         precise = torch.float32 if device == "cpu" else torch.bfloat16
         inner, gradient = gate_up.to(device, precise), dy.to(device, precise)
         y = torch.empty(500, 18944 + 16, device=device, dtype=precise)[:, :18944]
         again, dinner = torch.empty_like(gradient), torch.empty_like(inner)
-        elementwise.swiglu(inner, y)
-        elementwise.swiglu_backward(inner, gradient, dinner, again)
+        low, b, back, a = (t.to(device, precise) for t in factors)
+        more = (Product(low, b.t()), Product(back, a)) if rank else (None, None)
+        elementwise.swiglu(inner, y, more[0])
+        elementwise.swiglu_backward(
+            inner, gradient, dinner, again, pending=more[0], pending_dy=more[1]
+        )
         assert error(again, y) < 2e-3
         results.append((y, dinner))
     for a, b in zip(*results, strict=True):
@@ -218,7 +225,7 @@ def pair_of_models(method: str) -> tuple[Any, Any]:
                 bias = child.bias
                 if method == "FP8":
                     new: Any = Fp8Linear.from_weight(child.weight.detach(), bias)
-                    exact = new.weight.float() * new.weight_scale
+                    exact = new.e4m3.float() * new.weight_scale
                 else:
                     new = bnb.nn.Linear4bit(
                         child.in_features,

@@ -7,9 +7,13 @@ need not be taken apart. See `kernels.device` for when this is imported.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
+
+from latticeforge_trainer.kernels.elementwise import Product
 
 
 @triton.jit
@@ -95,59 +99,139 @@ def rms_norm_backward(
 
 
 @triton.jit
-def _swiglu(gate_up, out, stride, out_stride, inner, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < inner
-    gate = tl.load(gate_up + row * stride + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * stride + inner + at, mask=inside, other=0.0).to(tl.float32)
-    product = (gate * tl.sigmoid(gate)).to(out.dtype.element_ty).to(tl.float32) * up
-    tl.store(out + row * out_stride + at, product.to(out.dtype.element_ty), mask=inside)
+def _low_rank(
+    left, right, left_stride, right_row, right_column, row, at, rows, columns, ranks,
+    RANKS: tl.constexpr,
+):  # fmt: skip
+    """A tile of a product of low rank, in fp32."""
+    r = tl.arange(0, RANKS)
+    inside = r < ranks
+    a = tl.load(
+        left + row[:, None] * left_stride + r[None, :],
+        mask=(row < rows)[:, None] & inside[None, :], other=0.0,
+    )  # fmt: skip
+    b = tl.load(
+        right + r[:, None] * right_row + at[None, :].to(tl.int64) * right_column,
+        mask=inside[:, None] & (at < columns)[None, :], other=0.0,
+    )  # fmt: skip
+    return tl.dot(a, b)
 
 
-def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
+@triton.jit
+def _swiglu(
+    gate_up, out, stride, out_stride, rows, inner,
+    left, right, left_stride, right_row, right_column, ranks,
+    RANKS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    at = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (at < inner)[None, :]
+    here = gate_up + row[:, None] * stride + at[None, :]
+    gate = tl.load(here, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(here + inner, mask=inside, other=0.0).to(tl.float32)
+    if RANKS:
+        gate += _low_rank(
+            left, right, left_stride, right_row, right_column, row, at, rows, inner, ranks, RANKS
+        )
+        up += _low_rank(
+            left, right + inner * right_column, left_stride, right_row, right_column,
+            row, at, rows, inner, ranks, RANKS,
+        )  # fmt: skip
+    kind = out.dtype.element_ty
+    product = (gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up
+    tl.store(out + row[:, None] * out_stride + at[None, :], product.to(kind), mask=inside)
+
+
+def swiglu(gate_up: torch.Tensor, out: torch.Tensor, pending: Product | None) -> None:
     """Write silu(gate) * up of [rows, 2 x inner] into [rows, inner]."""
     rows, inner = out.shape
-    _swiglu[(rows, triton.cdiv(inner, 2048))](
-        gate_up, out, gate_up.stride(0), out.stride(0), inner, BLOCK=2048, num_warps=4
-    )
+    tile = _tile(pending)
+    _swiglu[_grid(rows, inner, tile)](
+        gate_up, out, gate_up.stride(0), out.stride(0), rows, inner, *_operands(pending, out),
+        RANKS=_padded(pending), **tile,
+    )  # fmt: skip
 
 
 @triton.jit
 def _swiglu_backward(
-    gate_up, dy, out, product, stride, dy_stride, out_stride, product_stride, inner,
-    BLOCK: tl.constexpr,
+    gate_up, dy, out, product, stride, dy_stride, out_stride, product_stride, rows, inner,
+    left, right, left_stride, right_row, right_column, ranks,
+    left2, right2, left2_stride, right2_row, right2_column, ranks2,
+    RANKS: tl.constexpr, RANKS2: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < inner
-    gate = tl.load(gate_up + row * stride + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * stride + inner + at, mask=inside, other=0.0).to(tl.float32)
-    gradient = tl.load(dy + row * dy_stride + at, mask=inside, other=0.0).to(tl.float32)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    at = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (at < inner)[None, :]
+    here = gate_up + row[:, None] * stride + at[None, :]
+    gate = tl.load(here, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(here + inner, mask=inside, other=0.0).to(tl.float32)
+    gradient = tl.load(dy + row[:, None] * dy_stride + at[None, :], mask=inside, other=0.0)
+    gradient = gradient.to(tl.float32)
+    if RANKS:
+        gate += _low_rank(
+            left, right, left_stride, right_row, right_column, row, at, rows, inner, ranks, RANKS
+        )
+        up += _low_rank(
+            left, right + inner * right_column, left_stride, right_row, right_column,
+            row, at, rows, inner, ranks, RANKS,
+        )  # fmt: skip
+    if RANKS2:
+        gradient += _low_rank(
+            left2, right2, left2_stride, right2_row, right2_column,
+            row, at, rows, inner, ranks2, RANKS2,
+        )  # fmt: skip
     sigmoid = tl.sigmoid(gate)
     silu = gate * sigmoid
-    dgate = gradient * up * (silu * (1 - sigmoid) + sigmoid)
-    dup = gradient * silu
     kind = out.dtype.element_ty
-    tl.store(out + row * out_stride + at, dgate.to(kind), mask=inside)
-    tl.store(out + row * out_stride + inner + at, dup.to(kind), mask=inside)
-    tl.store(
-        product + row * product_stride + at,
-        (silu.to(kind).to(tl.float32) * up).to(kind),
-        mask=inside,
-    )
+    target = out + row[:, None] * out_stride + at[None, :]
+    dgate = gradient * up * (silu * (1 - sigmoid) + sigmoid)
+    tl.store(target, dgate.to(kind), mask=inside)
+    tl.store(target + inner, (gradient * silu).to(kind), mask=inside)
+    again = silu.to(kind).to(tl.float32) * up
+    tl.store(product + row[:, None] * product_stride + at[None, :], again.to(kind), mask=inside)
 
 
 def swiglu_backward(
-    gate_up: torch.Tensor, dy: torch.Tensor, out: torch.Tensor, product: torch.Tensor
+    gate_up: torch.Tensor,
+    dy: torch.Tensor,
+    out: torch.Tensor,
+    product: torch.Tensor,
+    pending: Product | None,
+    pending_dy: Product | None,
 ) -> None:
     """Write the gradient of [rows, 2 x inner], and silu(gate) * up again."""
     rows, inner = dy.shape
-    _swiglu_backward[(rows, triton.cdiv(inner, 2048))](
+    tile = _tile(pending or pending_dy)
+    _swiglu_backward[_grid(rows, inner, tile)](
         gate_up, dy, out, product,
-        gate_up.stride(0), dy.stride(0), out.stride(0), product.stride(0), inner,
-        BLOCK=2048, num_warps=4,
+        gate_up.stride(0), dy.stride(0), out.stride(0), product.stride(0), rows, inner,
+        *_operands(pending, out), *_operands(pending_dy, out),
+        RANKS=_padded(pending), RANKS2=_padded(pending_dy), **tile,
     )  # fmt: skip
+
+
+def _tile(pending: Product | None) -> dict[str, int]:
+    """The part of the output that a program makes: a row's, or one fit for the tensor cores."""
+    if pending is None:
+        return {"ROWS": 1, "COLUMNS": 2048, "num_warps": 4}
+    return {"ROWS": 32, "COLUMNS": 128, "num_warps": 4}
+
+
+def _grid(rows: int, columns: int, tile: dict[str, int]) -> tuple[int, int]:
+    return triton.cdiv(rows, tile["ROWS"]), triton.cdiv(columns, tile["COLUMNS"])
+
+
+def _operands(pending: Product | None, unused: torch.Tensor) -> tuple[Any, ...]:
+    """Pointers, strides and rank of what is still to be added."""
+    if pending is None:
+        return unused, unused, 0, 0, 0, 0
+    left, right = pending.left, pending.right
+    return left, right, left.stride(0), right.stride(0), right.stride(1), right.shape[0]
+
+
+def _padded(pending: Product | None) -> int:
+    """The rank as tensor cores take it; 0: nothing is to be added."""
+    return 0 if pending is None else max(16, triton.next_power_of_2(pending.right.shape[0]))
 
 
 @triton.jit

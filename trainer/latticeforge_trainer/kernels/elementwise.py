@@ -6,8 +6,20 @@ Intermediate arithmetic is fp32 and rounds where transformers does. Rows may lie
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of low rank that is still to be added to something."""
+
+    left: torch.Tensor
+    """[rows, rank]."""
+    right: torch.Tensor
+    """[rank, columns]."""
 
 
 def rms_norm(
@@ -71,33 +83,60 @@ def rms_norm_backward(
     return whole.to(x.dtype), dweight
 
 
-def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """Write silu(gate) * up of [rows, 2 x inner] into [rows, inner]."""
+def swiglu(gate_up: torch.Tensor, out: torch.Tensor, pending: Product | None = None) -> None:
+    """Write silu(gate) * up into [rows, inner].
+
+    Args:
+        gate_up: [rows, 2 x inner].
+        out: [rows, inner].
+        pending: To be added to `gate_up` first.
+    """
     if gate_up.is_cuda:
         from latticeforge_trainer.kernels import device_elementwise  # noqa: PLC0415  (Triton)
 
-        device_elementwise.swiglu(gate_up, out)
+        device_elementwise.swiglu(gate_up, out, pending)
         return
-    gate, up = gate_up.chunk(2, -1)
+    gate, up = added(gate_up, pending).chunk(2, -1)
     out.copy_(functional.silu(gate.float()).to(gate.dtype) * up)
 
 
 def swiglu_backward(
-    gate_up: torch.Tensor, dy: torch.Tensor, out: torch.Tensor, product: torch.Tensor
+    gate_up: torch.Tensor,
+    dy: torch.Tensor,
+    out: torch.Tensor,
+    product: torch.Tensor,
+    *,
+    pending: Product | None = None,
+    pending_dy: Product | None = None,
 ) -> None:
-    """Write the gradient of [rows, 2 x inner] into `out`, and silu(gate) * up into `product`."""
+    """Write the gradient of gate and up, and silu(gate) * up again.
+
+    Args:
+        gate_up: [rows, 2 x inner].
+        dy: [rows, inner].
+        out: The gradient, [rows, 2 x inner].
+        product: silu(gate) * up, [rows, inner].
+        pending: To be added to `gate_up` first.
+        pending_dy: To be added to `dy` first.
+    """
     if gate_up.is_cuda:
         from latticeforge_trainer.kernels import device_elementwise  # noqa: PLC0415  (Triton)
 
-        device_elementwise.swiglu_backward(gate_up, dy, out, product)
+        device_elementwise.swiglu_backward(gate_up, dy, out, product, pending, pending_dy)
         return
-    gate, up = gate_up.float().chunk(2, -1)
+    whole, dwhole = added(gate_up, pending), added(dy, pending_dy).float()
+    gate, up = whole.float().chunk(2, -1)
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
     dgate, dup = out.chunk(2, -1)
-    dgate.copy_(dy.float() * up * (silu * (1 - sigmoid) + sigmoid))
-    dup.copy_(dy.float() * silu)
-    product.copy_(silu.to(gate_up.dtype) * up.to(gate_up.dtype))
+    dgate.copy_(dwhole * up * (silu * (1 - sigmoid) + sigmoid))
+    dup.copy_(dwhole * silu)
+    product.copy_(silu.to(whole.dtype) * up.to(whole.dtype))
+
+
+def added(x: torch.Tensor, pending: Product | None) -> torch.Tensor:
+    """The sum of a tensor and what is still to be added to it."""
+    return x if pending is None else torch.addmm(x, pending.left, pending.right)
 
 
 def rotate(

@@ -175,9 +175,9 @@ class FeedForward(torch.autograd.Function):
         """[tokens, hidden] → [tokens, hidden]."""
         normed = gate_up.input_buffer(x)
         inverse = rms_norm(x, weight, epsilon, normed)
-        inner, kept_up = gate_up.forward(normed)
+        inner, kept_up = gate_up.forward(normed, late=True)
         product = down.input_buffer(x)
-        swiglu(inner, product)
+        swiglu(inner, product, gate_up.pending(kept_up))
         y, kept_down = down.forward(product)
         ctx.weight, ctx.epsilon, ctx.groups = weight, epsilon, (gate_up, down)
         ctx.save_for_backward(
@@ -193,10 +193,17 @@ class FeedForward(torch.autograd.Function):
         (gate_up, down), (residual,) = ctx.groups, gradients
         kept_up, kept_down = Kept(low_up, mask_up), Kept(low_down, mask_down)
         dy = down.gradient_buffer(x).copy_(residual)
-        dproduct = down.backward_input(dy, kept_down)
+        dproduct = down.backward_input(dy, kept_down, late=True)
         dinner = gate_up.gradient_buffer(x)
         again = torch.empty_like(dproduct)
-        swiglu_backward(inner, dproduct, dinner, again)
+        swiglu_backward(
+            inner,
+            dproduct,
+            dinner,
+            again,
+            pending=gate_up.pending(kept_up),
+            pending_dy=down.pending_back(kept_down),
+        )
         of_down = down.backward_parameters(again if product is None else product, dy, kept_down)
         del dproduct, again, product, dy
         want_weight = ctx.needs_input_grad[1]

@@ -19,6 +19,7 @@ from torch import nn
 
 from latticeforge_trainer.contract import Recompute
 from latticeforge_trainer.models import blocks, linears
+from latticeforge_trainer.models.fp8 import Fp8Linear
 from latticeforge_trainer.models.recompute import run_layer
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,9 @@ def _fuse_parts(model: nn.Module, layers: Sequence[nn.Module], modes: Sequence[R
     log.info("%s: its layers run as transformers wrote them", type(layers[0]).__name__)
     if next(model.parameters()).is_cuda:
         _apply_liger(model)
-    for module in model.modules():
-        if hasattr(module, "lora_A") and isinstance(getattr(module, "base_layer", None), nn.Linear):
+    for name, module in model.named_modules():
+        adapted = hasattr(module, "lora_A") and isinstance(module.base_layer, nn.Linear)
+        if adapted or (isinstance(module, Fp8Linear) and not name.endswith("base_layer")):
             run = partial(_adapted_forward, group=linears.group_of([module]))
             module.forward = MethodType(run, module)
     for layer, mode in zip(layers, modes, strict=True):

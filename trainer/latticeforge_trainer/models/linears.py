@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.kernels import fp8, nf4
+from latticeforge_trainer.kernels.elementwise import Product
 from latticeforge_trainer.models.fp8 import Fp8Linear
 
 ALIGNMENT = 8
@@ -131,22 +132,40 @@ class Group:
         """Room for an output's gradient [tokens, out], of the type of `like` [tokens, …]."""
         return like.new_empty(len(like), self.outputs)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Kept]:
-        """Outputs of all layers side by side, [tokens, out]."""
+    def forward(self, x: torch.Tensor, *, late: bool = False) -> tuple[torch.Tensor, Kept]:
+        """Outputs of all layers side by side, [tokens, out]; `late`: but for `pending`."""
         y = self._multiply(x)
         kept = Kept()
         if self.ranks:
             a, b = self._refreshed(x)
             kept.low, kept.mask = self._low(x, a, x.new_empty(len(x), self.ranks))
-            y.addmm_(kept.low, b.t())
+            if not late:
+                y.addmm_(kept.low, b.t())
         return self._biased(y), kept
 
-    def backward_input(self, dy: torch.Tensor, kept: Kept) -> torch.Tensor:
-        """The input's gradient [tokens, in], from the outputs' in a `gradient_buffer`."""
+    def backward_input(self, dy: torch.Tensor, kept: Kept, *, late: bool = False) -> torch.Tensor:
+        """The input's gradient [tokens, in], from the outputs' in a `gradient_buffer`.
+
+        `late`: but for `pending_back`.
+        """
         dx = self._multiply_back(dy)
         if self.ranks:
-            self._add_back(dx, dy, kept)
+            kept.back = self._back(dy, dy.new_empty(len(dy), self.ranks))
+            if kept.mask is not None:
+                dx += self._through_dropout(kept)
+            elif not late:
+                dx.addmm_(kept.back, self._a)
         return dx
+
+    def pending(self, kept: Kept) -> Product | None:
+        """What a late `forward` has left out."""
+        return Product(kept.low, self._b.t()) if kept.low is not None else None
+
+    def pending_back(self, kept: Kept) -> Product | None:
+        """What a late `backward_input` has left out."""
+        if kept.back is None or kept.mask is not None:
+            return None
+        return Product(kept.back, self._a)
 
     def backward_parameters(
         self, x: torch.Tensor, dy: torch.Tensor, kept: Kept
@@ -209,14 +228,9 @@ class Group:
         """S dy B in `out`."""
         return torch.addmm(out, dy, self._b, beta=0, alpha=self._scale, out=out)
 
-    def _add_back(self, dx: torch.Tensor, dy: torch.Tensor, kept: Kept) -> None:
-        """Add what reaches the input through the adapters."""
-        if kept.back is None:
-            kept.back = self._back(dy, dy.new_empty(len(dy), self.ranks))
-        if kept.mask is None:
-            dx.addmm_(kept.back, self._a)
-        else:
-            dx += (kept.back @ self._a) * kept.mask / self._share()
+    def _through_dropout(self, kept: Kept) -> torch.Tensor:
+        """What reaches the input through the adapters, where that was partly dropped."""
+        return (kept.back @ self._a) * kept.mask / self._share()
 
     def _share(self) -> float:
         """Of the inputs that dropout keeps."""
@@ -244,11 +258,11 @@ class Fp8Group(Group):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(modules)
         layers: list[Any] = list(self.layers)
-        self._weight = torch.cat([layer.weight.data.view(torch.uint8) for layer in layers])
-        self._weight = self._weight.view(fp8.E4M3)
+        bytes_ = torch.cat([layer.weight.data for layer in layers])
+        self._weight = bytes_.view(fp8.E4M3)
         self._scales = torch.cat([layer.weight_scale for layer in layers])
         for layer, rows in zip(layers, self._rows, strict=True):
-            layer.weight.data, layer.weight_scale = self._weight[rows], self._scales[rows]
+            layer.weight.data, layer.weight_scale = bytes_[rows], self._scales[rows]
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         return fp8.product(*fp8.quantize_rows(x), self._weight, self._scales, x.dtype)
@@ -277,8 +291,9 @@ class Concatenated(Group):
         """As `Group`'s, with room for the adapters' columns behind each row."""
         return like.new_empty(len(like), self.outputs + self.ranks)[:, : self.outputs]
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Kept]:
-        """See `Group`."""
+    def forward(self, x: torch.Tensor, *, late: bool = False) -> tuple[torch.Tensor, Kept]:
+        """See `Group`; nothing is ever late."""
+        del late
         a, _ = self._refreshed(x)
         if not _has_room(x, self.inputs + self.ranks):
             x = self.input_buffer(x).copy_(x)
@@ -287,16 +302,25 @@ class Concatenated(Group):
         y = wide @ self._filled(x)[: self.outputs].t()
         return self._biased(y), Kept(low.clone(), mask)  # not a view, which would keep x
 
-    def backward_input(self, dy: torch.Tensor, kept: Kept) -> torch.Tensor:
-        """See `Group`."""
+    def backward_input(self, dy: torch.Tensor, kept: Kept, *, late: bool = False) -> torch.Tensor:
+        """See `Group`; nothing is ever late."""
+        del late
         wide = _widened(dy, self.ranks)
         kept.back = self._back(dy, wide[:, self.outputs :])
         m = self._filled(dy)
         if kept.mask is None:
             return wide @ m[:, : self.inputs]
         dx = dy @ m[: self.outputs, : self.inputs]
-        self._add_back(dx, dy, kept)
+        dx += self._through_dropout(kept)
         return dx
+
+    def pending(self, kept: Kept) -> Product | None:
+        """See `Group`."""
+        del kept
+
+    def pending_back(self, kept: Kept) -> Product | None:
+        """See `Group`."""
+        del kept
 
     def _keep(self, like: torch.Tensor) -> None:
         """Make an M for good, and the adapters parts of it."""
