@@ -89,6 +89,7 @@ class Training:
             NumericalError: Loss or gradients are NaN or infinite; no checkpoint has seen them.
             UserError: The disk is full.
         """
+        self.engine.loss.train()
         self._handed: Handed | None = None
         self._stop_agreed = self._save_agreed = False
         self._saved_step, self._saved_time = self.state.step, self.clock()

@@ -150,8 +150,9 @@ class MasterAdamW:
                 state = {kind: t.to(device) for kind, t in states[entry.name].items()}
                 entry.master.copy_(state.pop(MASTER))
                 entry.follow()
-                count = torch.full((), float(step), device=device)
-                optimizer.state[entry.master] = {STEP: count, **state}
+                if state:  # none if it never had a gradient
+                    count = torch.full((), float(step), device=device)
+                    optimizer.state[entry.master] = {STEP: count, **state}
 
 
 class EightBitAdamW:

@@ -40,7 +40,7 @@ class PlainEngine:
     def __init__(
         self, loss: TargetLoss, payload: TrainPayload, *, accumulation: int, processes: int
     ) -> None:
-        self.loss, self._processes = loss.train(), processes
+        self.loss, self._processes = loss, processes
         named = list(trainable_parameters(loss))
         self._parameters = [parameter for _, parameter in named]
         self.device = self._parameters[0].device

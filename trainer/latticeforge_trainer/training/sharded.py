@@ -47,7 +47,6 @@ class ShardedEngine:
         optimizer = make_adamw(parameter_groups(trainable, payload.weight_decay), payload, device)
         self._engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config)
         masters.set_step_count(self._engine, 0)
-        self._engine.train()
         self.files = None if payload.method.is_adapter else DeepSpeedFiles(self._engine)
 
     def forward_backward(self, batch: MicroBatch, denominator: int, *, last: bool) -> torch.Tensor:

@@ -79,7 +79,7 @@ class Shard:
         """Write a filled buffer as the file, and make it reach the disk."""
         header = json.dumps(self._layout).encode()
         header += b" " * (-len(header) % 8)
-        body: memoryview = buffer.numpy().data
+        body: memoryview = buffer.numpy()[: self.nbytes].data
         pieces: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
         pieces += [body[at : at + PIECE] for at in range(0, self.nbytes, PIECE)]
         digest = hashlib.sha256()
