@@ -47,10 +47,14 @@ class Stage:
         self._nan_at, self._stop_at = nan_at, stop_at
         self._updates = 0
 
-    def forward_backward(self, batch: Any, denominator: int, *, last: bool) -> torch.Tensor:
-        assert (denominator, last, self.loss.training) == (1, True, True)
+    def forward(self, batch: Any, denominator: int) -> torch.Tensor:
+        assert (denominator, self.loss.training) == (1, True)
         loss: torch.Tensor = batch.targets[0].float()
         return loss
+
+    def backward(self, share: torch.Tensor, *, last: bool) -> None:
+        assert last
+        assert not share.requires_grad
 
     def before_update(self) -> None:
         self.log.append("wait")

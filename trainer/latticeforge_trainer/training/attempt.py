@@ -122,7 +122,7 @@ def make_engine(config: TrainConfig, store: Store, plan: BatchPlan, device: torc
     if strategy.zero_stage == 0:
         engine = PlainEngine(loss, payload, accumulation=plan.accumulation, processes=plan.world)
     else:
-        from latticeforge_trainer.training.sharded import ShardedEngine  # noqa: PLC0415  (seconds)
+        from latticeforge_trainer.training.sharded import ShardedEngine  # noqa: PLC0415  (DeepSpeed)
 
         engine = ShardedEngine(loss, payload, ds_config, device)
     check_packing(loss, device, loss.causal.config.get_text_config().vocab_size)

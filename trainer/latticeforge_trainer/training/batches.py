@@ -7,7 +7,7 @@ twice the processes read the same sequences in the same steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,10 +44,14 @@ class MicroBatch:
     sources: torch.Tensor  # [targets] flat positions whose next token is learned
     targets: torch.Tensor  # [targets] those tokens
 
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
+        """The same with each tensor changed."""
+        tensors = (self.input_ids, self.position_ids, self.sources, self.targets)
+        return MicroBatch(*map(change, tensors))
+
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device."""
-        tensors = (self.input_ids, self.position_ids, self.sources, self.targets)
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)

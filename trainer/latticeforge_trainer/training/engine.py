@@ -1,9 +1,9 @@
 """What the loop, checkpoints and export know of an engine: one step, and the state it leaves.
 
     ZeRO 0       plain.PlainEngine      every process holds everything; no DeepSpeed
-    ZeRO 1 to 3  sharded.ShardedEngine  DeepSpeed's engine; importing it costs seconds
+    ZeRO 1 to 3  sharded.ShardedEngine  DeepSpeed's engine; waits for the device in its update
 
-Nothing in a step waits for the device: losses and norms stay there, and the loop reads them late.
+Losses and norms stay on the device, and the loop reads them late.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class Engine(Protocol):
         """How to save the state if it cannot be read as whole tensors."""
         ...
 
-    def forward_backward(self, batch: MicroBatch, denominator: int, *, last: bool) -> torch.Tensor:
-        """Add a micro-batch's gradients to those of the step.
+    def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
+        """A micro-batch's share of the step's mean loss, to be given to `backward` next.
 
         Args:
             batch: The micro-batch, on the device.
             denominator: Learned tokens of the whole step, over all processes.
-            last: Whether the step's update follows.
-
-        Returns:
-            The micro-batch's share of the step's mean loss, on the device.
         """
+        ...
+
+    def backward(self, share: torch.Tensor, *, last: bool) -> None:
+        """Add a micro-batch's gradients to those of the step; `last`: its update follows."""
         ...
 
     def update(self, rate: float) -> torch.Tensor:

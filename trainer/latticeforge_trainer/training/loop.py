@@ -133,13 +133,14 @@ class Training:
         """
         seed_step(self.payload.seed, batches.step, self.world.rank)
         batches.claim()
-        share = torch.zeros((), device=self.engine.device)
+        total = torch.zeros((), device=self.engine.device)
         for number, batch in enumerate(batches.micro_batches, 1):
             if self.stop.raised and self.world.size == 1:
                 return None
-            last = number == len(batches.micro_batches)
-            share += self.engine.forward_backward(batch, batches.denominator, last=last)
-        return share
+            share = self.engine.forward(batch, batches.denominator)
+            self.engine.backward(share, last=number == len(batches.micro_batches))
+            total += share.detach()
+        return total
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(

@@ -52,12 +52,15 @@ class PlainEngine:
                 parameter.grad_dtype = torch.float32
         self._optimizer = make_optimizer(named, payload)
 
-    def forward_backward(self, batch: MicroBatch, denominator: int, *, last: bool) -> torch.Tensor:
-        """Add a micro-batch's gradients to those of the step."""
-        del last  # gradients are summed over processes in `update`
+    def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
+        """A micro-batch's share of the step's mean loss."""
         share: torch.Tensor = self.loss(batch) / denominator
+        return share
+
+    def backward(self, share: torch.Tensor, *, last: bool) -> None:
+        """Add a micro-batch's gradients to those of the step."""
+        del last  # processes add theirs up in `update`
         torch.autograd.backward(share)
-        return share.detach()
 
     @torch.no_grad()
     def update(self, rate: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -46,11 +46,13 @@ class StepBatches:
             return
         stream = torch.cuda.current_stream()
         stream.wait_event(self.ready)
+
+        def used(tensor: torch.Tensor) -> torch.Tensor:
+            tensor.record_stream(stream)  # its memory is another stream's
+            return tensor
+
         for batch in self.micro_batches:
-            for field in fields(batch):
-                value = getattr(batch, field.name)
-                if isinstance(value, torch.Tensor):
-                    value.record_stream(stream)  # its memory is another stream's
+            batch.map(used)
 
 
 class StepMaker:

@@ -117,7 +117,7 @@ def join_world(world: World, *, deepspeed: bool) -> torch.device:
 
 
 def _join_deepspeed(world: World, backend: str) -> None:
-    import deepspeed  # noqa: PLC0415  (seconds, which ZeRO 0 need not pay)
+    import deepspeed  # noqa: PLC0415  (which ZeRO 0 does without)
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed reads these; without them it looks for MPI.

@@ -1,4 +1,4 @@
-"""ZeRO 1 to 3: DeepSpeed's engine behind `engine.Engine`. Importing this costs seconds."""
+"""ZeRO 1 to 3: DeepSpeed's engine behind `engine.Engine`."""
 
 from __future__ import annotations
 
@@ -49,13 +49,16 @@ class ShardedEngine:
         masters.set_step_count(self._engine, 0)
         self.files = None if payload.method.is_adapter else DeepSpeedFiles(self._engine)
 
-    def forward_backward(self, batch: MicroBatch, denominator: int, *, last: bool) -> torch.Tensor:
+    def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
+        """A micro-batch's share of the step's mean loss."""
+        share: torch.Tensor = self._engine(batch) / denominator
+        return share
+
+    def backward(self, share: torch.Tensor, *, last: bool) -> None:
         """Add a micro-batch's gradients to those of the step."""
         self._engine.set_gradient_accumulation_boundary(last)
-        share: torch.Tensor = self._engine(batch) / denominator
         # DeepSpeed averages gradients over processes; the denominator already covers them all.
         self._engine.backward(share * self._engine.world_size, scale_wrt_gas=False)
-        return share.detach()
 
     def update(self, rate: float) -> torch.Tensor:
         """Take the optimizer step; DeepSpeed waits for the device in it."""
