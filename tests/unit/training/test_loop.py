@@ -45,7 +45,7 @@ class Stage:
         self.stop = StopSignal()
         self.committed: int | None = None
         self._nan_at, self._stop_at = nan_at, stop_at
-        self._updates = 0
+        self._updates, self._writing = 0, 0
 
     def forward(self, batch: Any, denominator: int) -> torch.Tensor:
         assert (denominator, self.loss.training) == (1, True)
@@ -68,13 +68,15 @@ class Stage:
 
     def save(self, state: TrainState) -> None:
         self.log.append(f"save {state.step}")
-        self.committed = state.step
+        self._writing = state.step
 
     def finish(self) -> None:
         self.log.append("finish")
+        self.committed = self._writing
 
     def close(self) -> None:
         self.log.append("close")
+        self.committed = self._writing
 
     def step_done(self, record: StepRecord, checkpoint_step: int | None) -> None:
         self.log.append(f"record {record.step}")
@@ -148,6 +150,15 @@ def test_a_stop_saves_the_last_step_and_waits_for_the_disk() -> None:
         training(stage).run()
 
     assert happened(stage).endswith("update 3, record 2, record 3, save 3, finish, close, close")
+
+
+def test_a_stop_in_the_last_step_saves_it() -> None:
+    stage = Stage(stop_at=STEPS)
+
+    with pytest.raises(Interrupted, match="stopped after step 6 of 6"):
+        training(stage).run()
+
+    assert f"save {STEPS}" in stage.log
 
 
 def test_a_stop_before_the_first_step_saves_nothing() -> None:

@@ -19,7 +19,7 @@ class Slope(nn.Module):
         super().__init__()
         self.model = nn.ParameterDict(
             {
-                "learned": nn.Parameter(torch.ones(4, 4, dtype=dtype)),
+                "learned": nn.Parameter(torch.ones(3, 5, dtype=dtype)),
                 "frozen": nn.Parameter(torch.ones(4, dtype=dtype), requires_grad=False),
             }
         )
@@ -47,7 +47,7 @@ def engine(
 def accumulate(made: PlainEngine, values: list[float], denominator: int = 1) -> torch.Tensor:
     shares = []
     for number, value in enumerate(values, 1):
-        batch: Any = torch.full((4, 4), value, dtype=torch.bfloat16)
+        batch: Any = torch.full((3, 5), value, dtype=torch.bfloat16)
         share = made.forward(batch, denominator)
         made.backward(share, last=number == len(values))
         shares.append(share.detach())
@@ -73,15 +73,16 @@ def test_a_single_gradient_keeps_16_bits() -> None:
     assert loss.model["learned"].grad.dtype == torch.bfloat16
 
 
-def test_loss_and_norm_are_the_steps_in_fp32() -> None:
-    made, _ = engine(accumulation=2)
+@pytest.mark.parametrize("values", [[1.0], [1.0, 1 / 512]])
+def test_loss_and_norm_are_the_steps_in_fp32(values: list[float]) -> None:
+    made, _ = engine(accumulation=len(values))
 
-    share = accumulate(made, [1.0, 1 / 512], denominator=2)
+    share = accumulate(made, values, denominator=2)
     norm = made.update(0.1)
 
-    assert share.item() == pytest.approx(16 * (1 + 1 / 512) / 2)
+    assert share.item() == pytest.approx(15 * sum(values) / 2)
     assert norm.dtype == torch.float32
-    assert norm.item() == pytest.approx(4 * (1 + 1 / 512) / 2, rel=1e-6)
+    assert norm.item() == pytest.approx(15**0.5 * sum(values) / 2, rel=1e-6)
 
 
 def test_an_adapter_is_held_in_fp32_and_what_is_frozen_is_not() -> None:
