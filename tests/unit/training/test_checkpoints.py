@@ -171,18 +171,21 @@ def fail(error: Exception) -> Callable[..., Any]:
     return raise_it
 
 
-def test_a_full_disk_is_said_at_the_next_update_and_the_last_one_stays(
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints.save(state(3))
     checkpoints.finish()
+    assert not checkpoints.failed
     error = OSError(28, "No space left on device")
     monkeypatch.setattr(Shard, "write", fail(error))
     checkpoints.save(state(4))
     checkpoints._thread.submit(int).result(10)  # the thread is past it
 
+    checkpoints.before_update()
+    assert checkpoints.failed
     with pytest.raises(UserError, match="no space left for a checkpoint"):
-        checkpoints.before_update()
+        checkpoints.finish()
 
     assert names(tmp_path) == ["step-00000003"]
     assert checkpoints.committed == 3
@@ -194,12 +197,10 @@ def test_an_error_before_the_copy_does_not_hold_up_the_update(
     monkeypatch.setattr(Shard, "copy_to", fail(ValueError("broken")))
     checkpoints.save(state(4))
 
-    def update_until_said() -> None:
-        checkpoints.before_update()
-        checkpoints.finish()
+    checkpoints.before_update()
 
     with pytest.raises(ValueError, match="broken"):
-        update_until_said()
+        checkpoints.finish()
 
 
 def test_closing_lets_the_last_one_become_complete(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.contract import Method, TrainPayload
-from latticeforge_trainer.errors import Interrupted, NumericalError
+from latticeforge_trainer.errors import Interrupted, NumericalError, UserError
 from latticeforge_trainer.training.batches import BatchPlan
 from latticeforge_trainer.training.loop import CheckpointPolicy, Training
 from latticeforge_trainer.training.process import StopSignal, World
@@ -39,12 +39,14 @@ class Stage:
 
     device = torch.device("cpu")
 
-    def __init__(self, nan_at: int | None = None, stop_at: int | None = None) -> None:
+    def __init__(
+        self, nan_at: int | None = None, stop_at: int | None = None, fails_at: int | None = None
+    ) -> None:
         self.log: list[str] = []
         self.loss = nn.Dropout().eval()
         self.stop = StopSignal()
         self.committed: int | None = None
-        self._nan_at, self._stop_at = nan_at, stop_at
+        self._nan_at, self._stop_at, self._fails_at = nan_at, stop_at, fails_at
         self._updates, self._writing = 0, 0
 
     def forward(self, batch: Any, denominator: int) -> torch.Tensor:
@@ -55,6 +57,10 @@ class Stage:
     def backward(self, share: torch.Tensor, *, last: bool) -> None:
         assert last
         assert not share.requires_grad
+
+    @property
+    def failed(self) -> bool:
+        return self._updates == self._fails_at
 
     def before_update(self) -> None:
         self.log.append("wait")
@@ -72,6 +78,8 @@ class Stage:
 
     def finish(self) -> None:
         self.log.append("finish")
+        if self._fails_at is not None:
+            raise UserError("no space left")
         self.committed = self._writing
 
     def close(self) -> None:
@@ -150,6 +158,17 @@ def test_a_stop_saves_the_last_step_and_waits_for_the_disk() -> None:
         training(stage).run()
 
     assert happened(stage).endswith("update 3, record 2, record 3, save 3, finish, close, close")
+
+
+def test_a_checkpoint_that_could_not_be_written_ends_training_in_step() -> None:
+    stage = Stage(fails_at=2)
+
+    with pytest.raises(UserError, match="no space left"):
+        training(stage).run()
+
+    # Every process reads of it with step 2, while step 3 computes.
+    assert "update 3" in stage.log
+    assert "update 4" not in stage.log
 
 
 def test_a_stop_in_the_last_step_saves_it() -> None:

@@ -98,30 +98,31 @@ class Checkpoints:
             self._copied.clear()
             self._writing = self._thread.submit(self._write_alone, shards, state.step, document)
 
-    def before_update(self) -> None:
-        """Wait until the weights may change, and say so if writing has failed.
+    @property
+    def failed(self) -> bool:
+        """Whether this process could not write one, which `finish` will say to all."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
-        Raises:
-            UserError: The disk is full; earlier checkpoints are as they were.
-        """
-        if self._writing is None:
+    def before_update(self) -> None:
+        """Wait until the weights may change."""
+        if self._writing is None or self._copied.is_set():
             return
         started = time.monotonic()
-        if not self._copied.is_set():
-            self._copied.wait()
-            log.info("training waited %.2f s for the checkpoint", time.monotonic() - started)
-        if self._writing.done():
-            self.finish()
+        self._copied.wait()
+        log.info("training waited %.2f s for the checkpoint", time.monotonic() - started)
 
     def finish(self) -> None:
-        """Wait until no checkpoint is being written.
+        """Wait until no checkpoint is being written; a collective.
 
         Raises:
             UserError: The disk is full; earlier checkpoints are as they were.
         """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        error = writing.exception() if writing else None
+        for failure in gather(self._world, error):
+            if failure is not None:
+                raise failure
 
     def close(self) -> None:
         """Let what is being written become complete, and write no more."""

@@ -62,7 +62,7 @@ class Handed:
     tokens: int
     rate: float
     results: Readback
-    """Loss, how many processes were asked to stop, whether the first wants a checkpoint, norm."""
+    """Loss, how many processes want to stop, whether the first wants a checkpoint, norm."""
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Training:
         sums = torch.zeros(3, dtype=torch.double, device=share.device)
         # Filled in, not built from a list: that would be copied from here, and waited for.
         sums[0].copy_(share)
-        sums[1].fill_(self.stop.raised)
+        sums[1].fill_(self.stop.raised or self.checkpoints.failed)
         sums[2].fill_(self.world.is_first and self._is_overdue())
         if self.world.size > 1:
             distributed.all_reduce(sums)

@@ -64,9 +64,9 @@ def make_adamw(groups: list[dict[str, Any]], payload: TrainPayload, device: torc
     if payload.optimizer_states == "fp32":
         return SkippingAdamW(groups, lr=0.0, betas=betas, fused=True)
     if payload.method.is_adapter:
-        raise UserError("optimizerStates int8 is for method Full: an adapter's moments are small")
+        raise UserError("optimizerStates INT8 is for method Full: an adapter's moments are small")
     if device.type != "cuda":
-        raise UserError("optimizerStates int8 needs a CUDA GPU: use fp32 here")
+        raise UserError("optimizerStates INT8 needs a CUDA GPU: use FP32 here")
     from flashoptim import FlashAdamW  # noqa: PLC0415  (imports triton, which only GPUs have)
 
     exact = all(p.dtype == torch.float32 for group in groups for p in group["params"])
