@@ -67,3 +67,25 @@ def test_two_processes_train_as_one_and_one_goes_on_with_it(
     assert "step 1 of 12" not in log
     assert f"step {int(saved.name.removeprefix('step-')) + 1} of 12" in log or "12" in saved.name
     assert losses(store, together.digest) == pytest.approx(losses(store, alone.digest), rel=2e-3)
+
+
+def test_when_one_process_cannot_write_all_end_with_its_reason(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    store = Store(tmp_path)
+    data = write_data(store, sequences=120)
+    config = train_config(
+        store,
+        tiny_model,
+        data=data,
+        strategy={"processes": 2},
+        runtime={"checkpoint_every_steps": 2},
+    )
+    limited = StepProcess(config, store, file_size=100_000)
+
+    assert limited.wait() == ExitCode.USER_ERROR, limited.log
+
+    assert "no space left for a checkpoint" in limited.log
+    assert "onnection" not in limited.log  # nobody lost the others while they still spoke
+    run(config, store)
+    assert len(losses(store, config.digest)) == 30
