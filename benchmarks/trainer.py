@@ -19,9 +19,9 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +71,18 @@ class Run:
 
     row: str
     stack: str
-    """`ours`, or what a user would pick: `HF` with or without Liger, with or without checkpointing."""
+    """`ours`, or what a user would pick."""
     shape: str
     method: str
     """`Full`, `LoRA`, `QLoRA`, or `FP8`: LoRA over an FP8 base."""
     micro_batch: int
-    recompute: str = "elementwise"
+    recompute: str = "auto"
     sequence: int = 4096
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def table() -> list[Run]:
     """All measurements, those of a row together."""
-    rows = []
+    rows: list[Run] = []
 
     def add(row: str, shape: str, method: str, ours: list[Any], theirs: list[Any]) -> None:
         rows.extend(Run(row, "ours", shape, method, *run) for run in ours)
@@ -152,11 +151,10 @@ def line_of(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"{what} {result['error'][:120]}"
     low, high = result["tokens_per_second_range"]
-    return (
-        f"{what} {result['tokens_per_second']:9,.0f} tokens/s [{low:,.0f}, {high:,.0f}]  "
-        f"MFU {result['mfu']:.1%}  {result['allocated_gib']:.1f} / {result['reserved_gib']:.1f} GiB  "
-        f"product {result['product_tflops']:.0f}, sustained {result['sustained_tflops']:.0f} TFLOP/s"
-    )
+    speed = f"{result['tokens_per_second']:9,.0f} tokens/s [{low:,.0f}, {high:,.0f}]"
+    memory = f"{result['allocated_gib']:.1f} / {result['reserved_gib']:.1f} GiB"
+    product = f"{result['product_tflops']:.0f} / {result['sustained_tflops']:.0f} TFLOP/s"
+    return f"{what} {speed}  MFU {result['mfu']:.1%}  {memory}  product {product}"
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -192,13 +190,14 @@ def timed(step: Callable[[], Any], count: int) -> Iterator[float]:
     """Seconds of each call, by the device's own clock; nothing waits in between."""
     import torch  # noqa: PLC0415  (not in the parent)
 
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    event: Any = torch.cuda.Event  # untyped in torch
+    marks = [event(enable_timing=True) for _ in range(count + 1)]
     marks[0].record()
     for mark in marks[1:]:
         step()
         mark.record()
     torch.cuda.synchronize()
-    for before, after in zip(marks, marks[1:], strict=False):
+    for before, after in pairwise(marks):
         yield before.elapsed_time(after) / 1e3
 
 
@@ -250,7 +249,8 @@ def random_model(run: Run, device: Any, attention: str = "sdpa") -> Any:
     from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415  (not in the parent)
 
     shape = SHAPES[run.shape]
-    config = Qwen2Config(
+    make: Any = Qwen2Config  # its fields are not typed
+    config = make(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.inner,
@@ -264,7 +264,8 @@ def random_model(run: Run, device: Any, attention: str = "sdpa") -> Any:
         attn_implementation=attention,
     )
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+        model: Any = Qwen2ForCausalLM(config)
+    model.to(torch.bfloat16)
     torch.manual_seed(0)
     for layer in model.model.layers:
         for parent in (layer.self_attn, layer.mlp):
@@ -297,14 +298,15 @@ def random_linear(meta: Any, method: str, device: Any) -> Any:
 
         return Fp8Linear.from_weight(weight, bias)
     if method == "QLoRA":
-        import bitsandbytes as bnb  # noqa: PLC0415  (not in the parent)
+        from bitsandbytes.nn import modules  # noqa: PLC0415  (not in the parent)
 
+        bnb: Any = modules  # untyped
         outputs, inputs = weight.shape
-        layer = bnb.nn.Linear4bit(
+        layer = bnb.Linear4bit(
             inputs, outputs, bias=bias is not None, compute_dtype=torch.bfloat16,
             quant_type="nf4", device="meta",
         )  # fmt: skip
-        layer.weight = bnb.nn.Params4bit(
+        layer.weight = bnb.Params4bit(
             weight, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
         ).to(device)
         layer.bias = bias
@@ -326,51 +328,74 @@ def random_tokens(run: Run, device: Any) -> Any:
 
 
 def our_step(run: Run, device: Any) -> Callable[[], Any]:
-    """A step of this trainer."""
+    """A step of this trainer: its own engine, loss and choice of what is computed again."""
     import torch  # noqa: PLC0415  (not in the parent)
 
-    from latticeforge_trainer.contract import LoRASettings, Recompute  # noqa: PLC0415  (as above)
     from latticeforge_trainer.models.adapters import add_adapter  # noqa: PLC0415  (as above)
     from latticeforge_trainer.models.documents import Boundaries  # noqa: PLC0415  (as above)
-    from latticeforge_trainer.models.fused import decoder_layers, fuse  # noqa: PLC0415  (as above)
-    from latticeforge_trainer.training.head import LinearCrossEntropy  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.models.fused import fuse  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.training.batches import MicroBatch  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.training.loss import TargetLoss  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.training.plain import PlainEngine  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.training.recompute import (  # noqa: PLC0415  (as above)
+        choose_recompute,
+        unpack_spare,
+    )
 
+    config = train_config(run)
     model = random_model(run, device)
-    if run.method != "Full":
-        model = add_adapter(model, LoRASettings(rank=16, alpha=32))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    model.train()
-    fuse(model, [Recompute(run.recompute)] * len(decoder_layers(model)))
-    causal = model.get_base_model() if run.method != "Full" else model
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if run.method == "Full":
-        from flashoptim import FlashAdamW  # noqa: PLC0415  (as above)
-
-        optimizer: Any = FlashAdamW(trained, lr=1e-5, master_weight_bits=32)
-    else:
-        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    if config.payload.lora:
+        model = add_adapter(model, config.payload.lora)
+    loss = TargetLoss(model)
+    engine = PlainEngine(loss, config.payload, accumulation=1, processes=1)
+    choice = choose_recompute(config, loss, run.micro_batch * run.sequence)
+    unpack_spare(fuse(loss.model, choice.modes), choice.spare, torch.bfloat16)
+    loss.train()
     tokens = random_tokens(run, device)
-    positions = torch.arange(run.sequence).repeat(run.micro_batch, 1)
-    boundaries = Boundaries.of(positions.clone()).map(lambda t: t.to(device))
-    sources = torch.arange(run.micro_batch * run.sequence, device=device)
+    sources = torch.arange(tokens.numel(), device=device)
     sources = sources[sources % run.sequence != run.sequence - 1]
-    positions = positions.to(device)
+    positions = torch.arange(run.sequence).repeat(run.micro_batch, 1)
+    batch = MicroBatch(
+        input_ids=tokens,
+        position_ids=positions.to(device),
+        boundaries=Boundaries.of(positions).map(lambda t: t.to(device)),
+        sources=sources,
+        targets=tokens.flatten()[sources + 1],
+    )
 
     def step() -> None:
-        hidden = causal.get_decoder()(
-            input_ids=tokens, position_ids=positions, use_cache=False, boundaries=boundaries
-        ).last_hidden_state.flatten(0, 1)
-        targets = tokens.flatten()[sources + 1]
-        loss = LinearCrossEntropy.apply(hidden[sources], causal.lm_head.weight, targets)
-        (loss / len(targets)).backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
-        torch.nn.utils.clip_grads_with_norm_(trained, 1.0, norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        engine.backward(engine.forward(batch, len(sources)), last=True)
+        engine.update(1e-5)
 
     return step
+
+
+def train_config(run: Run) -> Any:
+    """The train step that a measurement is of."""
+    from latticeforge_trainer.contract import (  # noqa: PLC0415  (not in the parent)
+        LoRASettings,
+        Method,
+        Strategy,
+        TrainConfig,
+        TrainPayload,
+        TrainRuntime,
+    )
+
+    full = run.method == "Full"
+    fp8 = "fp8" if run.method == "FP8" else None
+    payload = TrainPayload(
+        method=Method.LORA if fp8 else Method(run.method),
+        learning_rate=1e-5,
+        sequence_length=run.sequence,
+        global_batch_tokens=run.sequence * run.micro_batch,
+        lora=None if full else LoRASettings(rank=16, alpha=32, base_dtype=fp8),
+        optimizer_states="int8" if full else "fp32",
+    )
+    strategy = Strategy(micro_batch=run.micro_batch, recompute=run.recompute)
+    runtime = TrainRuntime(base_path="random", data="0" * 64, strategy=strategy)
+    return TrainConfig(
+        training="benchmarks/trainer", digest="0" * 64, payload=payload, runtime=runtime
+    )
 
 
 def their_step(run: Run, device: Any) -> Callable[[], Any]:

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from bitsandbytes.nn import modules
 from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latticeforge_trainer.contract import LoRASettings, Recompute
 from latticeforge_trainer.kernels import cross_entropy, elementwise, fp8, nf4
@@ -21,6 +24,8 @@ from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fp8 import Fp8Linear
 from latticeforge_trainer.models.fused import fuse
 from latticeforge_trainer.training.head import LinearCrossEntropy
+
+bnb: Any = modules  # untyped
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no GPU: run `pytest tests/gpu` on a machine with one"
@@ -49,8 +54,6 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("shape", [(128, 64), (1024, 3584), (29568, 8192), (640, 320)])
 def test_nf4_is_bit_for_bit_what_bitsandbytes_gives(shape: tuple[int, int]) -> None:
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
     packed, state = quantize_4bit(
         random(*shape, scale=0.02), quant_type="nf4", compress_statistics=True
     )
@@ -84,7 +87,7 @@ def test_cross_entropy(vocabulary: int) -> None:
     targets = torch.randint(0, vocabulary, (37,), device="cuda")
     exact = logits.double().requires_grad_()
     losses = nn.functional.cross_entropy(exact, targets, reduction="none")
-    losses.sum().backward()
+    torch.autograd.backward(losses.sum())
     found = cross_entropy.loss_and_gradient_(logits, targets)
     assert error(found, losses) < 1e-5
     assert exact.grad is not None
@@ -98,10 +101,11 @@ def test_the_head() -> None:
     for convert in (torch.Tensor.clone, torch.Tensor.double):
         h, w = (convert(t).requires_grad_() for t in (hidden, weight))
         if h.dtype is torch.bfloat16:
-            loss = LinearCrossEntropy.apply(h, w, targets)
+            head: Any = LinearCrossEntropy.apply  # untyped in torch
+            loss = head(h, w, targets)
         else:
             loss = nn.functional.cross_entropy(h @ w.t(), targets, reduction="sum")
-        (loss * 0.01).backward()
+        torch.autograd.backward(loss * 0.01)
         grads.append((loss, h.grad, w.grad))
     for found, exact in zip(*grads, strict=True):
         assert error(found.detach(), exact.detach()) < 1e-2
@@ -116,8 +120,9 @@ def test_norms(width: int) -> None:
         tensors = [t.to(device, precise) for t in (x, weight, dy, residual)]
         y = torch.empty(999, width + 24, device=device, dtype=precise)[:, :width]
         inverse = elementwise.rms_norm(tensors[0], tensors[1], 1e-6, y)
-        dx, dweight = elementwise.rms_norm_backward(
-            tensors[2], tensors[0], tensors[1], inverse, residual=tensors[3], want_weight=True
+        dx = torch.empty(999, width + 64, device=device, dtype=precise)[:, :width]
+        dweight = elementwise.rms_norm_backward(
+            tensors[2], tensors[0], tensors[1], inverse, dx, residual=tensors[3], want_weight=True
         )
         assert dweight is not None
         results.append((y, dx, dweight))
@@ -149,7 +154,7 @@ def test_the_gated_product(rank: int) -> None:
 
 def test_rotation() -> None:
     rows = random(200, 32 * 128 + 8)
-    q = rows[:, : 28 * 128].unflatten(1, (28, 128))
+    q = rows[:, : 28 * 128].view(200, 28, 128)
     angle = torch.rand(100, 64, device="cuda").repeat(1, 2) * 6
     cos, sin = angle.cos().bfloat16(), angle.sin().bfloat16()
     for back in (False, True):
@@ -160,7 +165,7 @@ def test_rotation() -> None:
         elementwise.rotate(q, apart, cos, sin, back=back)
         assert error(apart.cpu(), exact) < 6e-3
         untouched = rows[:, 28 * 128 :].clone()
-        within = rows.clone()[:, : 28 * 128].unflatten(1, (28, 128))
+        within = rows.clone()[:, : 28 * 128].view(200, 28, 128)
         elementwise.rotate(within, within, cos, sin, back=back)
         assert torch.equal(within, apart)
         assert torch.equal(rows[:, 28 * 128 :], untouched)
@@ -188,7 +193,7 @@ def test_gradients_of_a_model(method: str, mode: str) -> None:
         hidden = inner.get_decoder()(
             input_ids=tokens, position_ids=positions.cuda(), use_cache=False, **extra
         ).last_hidden_state
-        (hidden.float() * weights.float()).sum().backward()
+        torch.autograd.backward((hidden.float() * weights.float()).sum())
     others = dict(plain.named_parameters())
     found = {
         name: error(p.grad, others[name].grad)
@@ -196,16 +201,13 @@ def test_gradients_of_a_model(method: str, mode: str) -> None:
         if p.grad is not None and others[name].grad is not None
     }
     assert len(found) == sum(p.requires_grad for p in fast.parameters()) - (method == "Full")
-    print(method, mode, max(found.values()))
     assert max(found.values()) < LIMITS[method], sorted(found.items(), key=lambda i: -i[1])[:5]
 
 
 def pair_of_models(method: str) -> tuple[Any, Any]:
     """A bf16 model in the method's format, and an fp32 one of exactly the same weights."""
-    import bitsandbytes as bnb
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
+    make: Any = Qwen2Config  # its fields are not typed
+    config = make(
         vocab_size=1000,
         hidden_size=512,
         intermediate_size=1024,
@@ -215,7 +217,8 @@ def pair_of_models(method: str) -> tuple[Any, Any]:
         tie_word_embeddings=False,
         attn_implementation="sdpa",
     )
-    fast: Any = Qwen2ForCausalLM(config).cuda().bfloat16()
+    fast: Any = Qwen2ForCausalLM(config)
+    fast.cuda().bfloat16()
     plain = copy.deepcopy(fast).float()
     if method in {"QLoRA", "FP8"}:
         for (_, a), (_, b) in zip(fast.named_modules(), plain.named_modules(), strict=True):
@@ -227,19 +230,19 @@ def pair_of_models(method: str) -> tuple[Any, Any]:
                     new: Any = Fp8Linear.from_weight(child.weight.detach(), bias)
                     exact = new.e4m3.float() * new.weight_scale
                 else:
-                    new = bnb.nn.Linear4bit(
+                    new = bnb.Linear4bit(
                         child.in_features,
                         child.out_features,
                         bias=bias is not None,
                         compute_dtype=torch.bfloat16,
                         quant_type="nf4",
                     )
-                    new.weight = bnb.nn.Params4bit(
+                    new.weight = bnb.Params4bit(
                         child.weight.detach(), requires_grad=False, quant_type="nf4", module=new
                     ).to("cuda")
                     new.bias = bias
                     state = new.weight.quant_state
-                    exact = bnb.functional.dequantize_4bit(new.weight.data, state).float()
+                    exact = dequantize_4bit(new.weight.data, state).float()
                 setattr(a, name, new)
                 getattr(b, name).weight.data = exact
     if method != "Full":

@@ -111,17 +111,18 @@ def interrupted(store: Store, model: Path, step: int, **options: Any) -> TrainCo
     process.wait_for_step(step)
     process.signal(signal.SIGKILL)
     process.wait()
-    assert len(checkpoints(store, config)) == 2, process.log
+    # A third is there while the oldest is being removed.
+    assert len(checkpoints(store, config)) in {2, 3}, process.log
     return config
 
 
 def cut_short(folder: Path) -> None:
-    path = max(folder.rglob("*.pt"))
+    path = max(folder.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def flip_a_bit(folder: Path) -> None:
-    path = max(folder.rglob("*.pt"))
+    path = max(folder.glob("*.safetensors"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -136,7 +137,7 @@ def test_a_damaged_checkpoint_is_skipped(
     damage: Any, store: Store, tiny_model: Path, undisturbed: Any
 ) -> None:
     config = interrupted(store, tiny_model, step=13)
-    older, newer = checkpoints(store, config)
+    older, newer = checkpoints(store, config)[-2:]
     damage(newer)
 
     log = run(config, store)

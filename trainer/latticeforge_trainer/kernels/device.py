@@ -15,7 +15,8 @@ FP8_MAX = tl.constexpr(448.0)
 
 @triton.jit
 def _dequantize_nf4(
-    packed, absmax, code2, absmax2, offset, code, out, blocks, columns, stride, CHUNK: tl.constexpr
+    packed, absmax, code2, absmax2, offset, code, out, blocks,
+    COLUMNS: tl.constexpr, STRIDE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """CHUNK blocks of 64 weights: nibbles → code x scale, where the scale itself is 8-bit."""
     block = tl.program_id(0).to(tl.int64) * CHUNK + tl.arange(0, CHUNK)
@@ -29,7 +30,7 @@ def _dequantize_nf4(
     low = tl.load(code + (nibbles & 15)) * scale[:, None]
     weights = tl.reshape(tl.join(high, low), (CHUNK, 64))
     first = block * 64  # a block lies within one row
-    start = first // columns * stride + first % columns
+    start = first // COLUMNS * STRIDE + first % COLUMNS
     start = tl.multiple_of(start, 8)  # so that 16 bytes are stored at a time
     at = start[:, None] + tl.arange(0, 64)[None, :]
     tl.store(out + at, weights.to(out.dtype.element_ty), mask=inside[:, None])
@@ -51,8 +52,8 @@ def dequantize_nf4(
     blocks, chunk = out.numel() // 64, 64
     # bitsandbytes rounds the product of a scale before it adds the offset; fused, neither would.
     _dequantize_nf4[(triton.cdiv(blocks, chunk),)](
-        packed, absmax, code2, absmax2, offset, code, out, blocks, out.shape[1], out.stride(0),
-        CHUNK=chunk, enable_fp_fusion=False,
+        packed, absmax, code2, absmax2, offset, code, out, blocks,
+        COLUMNS=out.shape[1], STRIDE=out.stride(0), CHUNK=chunk, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -92,11 +93,11 @@ def quantize_rows(
 ) -> None:
     """Write x * factor as FP8 rows and one fp32 scale per row."""
     rows, columns = x.shape
-    block = min(8192, triton.next_power_of_2(columns))
+    block = min(32768, triton.next_power_of_2(columns + 1) // 2)
     _quantize_rows[(rows,)](
         x, factor, out, scale, x.stride(0), columns,
         HAS_FACTOR=factor is not None, ONE_BLOCK=columns <= block, BLOCK=block,
-        num_warps=max(4, block // 512),
+        num_warps=min(16, max(4, block // 2048)),
     )  # fmt: skip
 
 

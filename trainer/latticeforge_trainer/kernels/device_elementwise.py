@@ -45,7 +45,8 @@ def rms_norm(
 
 @triton.jit
 def _rms_norm_backward(
-    dy, x, weight, inverse, residual, dx, dweight, dy_stride, residual_stride, rows, width, each,
+    dy, x, weight, inverse, residual, dx, dweight,
+    dy_stride, residual_stride, dx_stride, rows, width, each,
     HAS_RESIDUAL: tl.constexpr, WANT_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`each` rows: dx = residual + the norm's gradient; the weight's is summed over them."""
@@ -65,7 +66,7 @@ def _rms_norm_backward(
         result = one_by * (scaled - normed * mean)
         if HAS_RESIDUAL:
             result += tl.load(residual + row * residual_stride + at, mask=inside, other=0.0)
-        tl.store(dx + row * width + at, result.to(dx.dtype.element_ty), mask=inside)
+        tl.store(dx + row * dx_stride + at, result.to(dx.dtype.element_ty), mask=inside)
     if WANT_WEIGHT:
         tl.store(dweight + program * width + at, total, mask=inside)
 
@@ -91,7 +92,8 @@ def rms_norm_backward(
     parts = x.new_empty(programs, width, dtype=torch.float32) if want_weight else None
     _rms_norm_backward[(programs,)](
         dy, x, weight, inverse, residual, dx, parts,
-        dy.stride(0), 0 if residual is None else residual.stride(0), rows, width, each,
+        dy.stride(0), 0 if residual is None else residual.stride(0), dx.stride(0),
+        rows, width, each,
         HAS_RESIDUAL=residual is not None, WANT_WEIGHT=want_weight,
         BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
@@ -214,7 +216,7 @@ def _tile(pending: Product | None) -> dict[str, int]:
     """The part of the output that a program makes: a row's, or one fit for the tensor cores."""
     if pending is None:
         return {"ROWS": 1, "COLUMNS": 2048, "num_warps": 4}
-    return {"ROWS": 32, "COLUMNS": 128, "num_warps": 4}
+    return {"ROWS": 64, "COLUMNS": 128, "num_warps": 4}
 
 
 def _grid(rows: int, columns: int, tile: dict[str, int]) -> tuple[int, int]:

@@ -52,35 +52,36 @@ def rms_norm_backward(
     x: torch.Tensor,
     weight: torch.Tensor,
     inverse: torch.Tensor,
+    dx: torch.Tensor,
     *,
     residual: torch.Tensor | None = None,
     want_weight: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradients of x and, if wanted, of the weight.
+) -> torch.Tensor | None:
+    """Write the gradient of x.
 
     Args:
         dy: Of the output, [rows, width].
         x: [rows, width], contiguous.
         weight: [width].
         inverse: From `rms_norm`.
+        dx: Where to, [rows, width].
         residual: Added to the gradient of x: what reaches it beside the norm, [rows, width].
         want_weight: Whether the weight is trained.
+
+    Returns:
+        The gradient of the weight, if it is trained.
     """
     if x.is_cuda:
         from latticeforge_trainer.kernels import device_elementwise  # noqa: PLC0415  (Triton)
 
-        dx = torch.empty_like(x)
-        dweight = device_elementwise.rms_norm_backward(
+        return device_elementwise.rms_norm_backward(
             dy, x, weight, inverse, residual, dx, want_weight=want_weight
         )
-        return dx, dweight
     normed = x.float() * inverse[:, None]
     scaled = dy.float() * weight.float()
     whole = inverse[:, None] * (scaled - normed * (scaled * normed).mean(-1, keepdim=True))
-    if residual is not None:
-        whole += residual
-    dweight = (dy.float() * normed).sum(0).to(weight.dtype) if want_weight else None
-    return whole.to(x.dtype), dweight
+    dx.copy_(whole if residual is None else whole + residual)
+    return (dy.float() * normed).sum(0).to(weight.dtype) if want_weight else None
 
 
 def swiglu(gate_up: torch.Tensor, out: torch.Tensor, pending: Product | None = None) -> None:

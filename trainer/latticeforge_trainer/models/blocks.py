@@ -25,7 +25,7 @@ from latticeforge_trainer.kernels.elementwise import (
 )
 from latticeforge_trainer.models.attention import packed_attention
 from latticeforge_trainer.models.documents import Boundaries
-from latticeforge_trainer.models.linears import Group, Kept, apply, group_of
+from latticeforge_trainer.models.linears import Group, Kept, Linears, group_of, linears_backward
 
 LAYERS = frozenset(
     {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "MistralDecoderLayer"}
@@ -58,6 +58,11 @@ class Block:
             group_of([mlp.down_proj]),
         )
 
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Its linear layers."""
+        return self.query_key_value, self.output, self.gate_up, self.down
+
     def forward(
         self, x: torch.Tensor, angles: Angles, boundaries: Boundaries, *, keep: bool
     ) -> torch.Tensor:
@@ -75,7 +80,7 @@ class Block:
         node: Any = QueryKeyValue.apply  # untyped in torch
         *heads, x = node(
             x.flatten(0, -2), norm.weight, norm.variance_epsilon, self.query_key_value,
-            attention.head_dim, None if normed_heads else (cos, sin), keep,
+            self.output, attention.head_dim, None if normed_heads else (cos, sin), keep,
             *self.query_key_value.tensors,
         )  # fmt: skip
         q, k, v = heads  # [tokens, heads, dim]
@@ -83,6 +88,7 @@ class Block:
             turn: Any = Rotate.apply  # untyped in torch
             q = turn(norm_last(q, attention.q_norm), cos, sin)
             k = turn(norm_last(k, attention.k_norm), cos, sin)
+        out: Any = Output.apply  # untyped in torch
         y = packed_attention(
             q,
             k,
@@ -91,14 +97,16 @@ class Block:
             scale=attention.scaling,
             window=getattr(attention, "sliding_window", None),
         )
-        return (x + apply(y.flatten(1), self.output)).view(shape)
+        y = out(y.flatten(1), self.output, *self.output.tensors)
+        return torch.add(x, y).view(shape)
 
     def feed_forward(self, x: torch.Tensor, keep: bool) -> torch.Tensor:
         """X plus what the gated layers add."""
         norm = self.layer.post_attention_layernorm
         node: Any = FeedForward.apply  # untyped in torch
         y: torch.Tensor = node(
-            x.flatten(0, -2), norm.weight, norm.variance_epsilon, self.gate_up, self.down, keep,
+            x.flatten(0, -2), norm.weight, norm.variance_epsilon, self.gate_up, self.down,
+            self.output, keep,
             *self.gate_up.tensors, *self.down.tensors,
         )  # fmt: skip
         return y.view(x.shape)
@@ -114,6 +122,7 @@ class QueryKeyValue(torch.autograd.Function):
         weight: torch.Tensor,
         epsilon: float,
         group: Group,
+        before: Group,
         dim: int,
         angles: Angles | None,
         keep: bool,
@@ -127,7 +136,8 @@ class QueryKeyValue(torch.autograd.Function):
         if angles is not None:
             rotate(q, q, *angles)
             rotate(k, k, *angles)
-        ctx.weight, ctx.epsilon, ctx.group, ctx.angles = weight, epsilon, group, angles
+        ctx.weight, ctx.epsilon, ctx.angles = weight, epsilon, angles
+        ctx.group, ctx.before = group, before
         ctx.save_for_backward(x, inverse, kept.low, kept.mask, normed if keep else None)
         return q, k, v, x.view_as(x)
 
@@ -147,15 +157,25 @@ class QueryKeyValue(torch.autograd.Function):
         want_x, want_weight, *_ = ctx.needs_input_grad
         dx = dweight = None
         if want_x or want_weight:
-            dx, dweight = rms_norm_backward(
-                group.backward_input(dy, kept), x, ctx.weight, inverse,
+            dx = ctx.before.gradient_buffer(x)
+            dweight = rms_norm_backward(
+                group.backward_input(dy, kept), x, ctx.weight, inverse, dx,
                 residual=residual, want_weight=want_weight,
             )  # fmt: skip
         if normed is None:
             normed = torch.empty_like(x)
             rms_norm(x, ctx.weight, ctx.epsilon, normed)
         of_group = group.backward_parameters(normed, dy, kept)
-        return dx, dweight, None, None, None, None, None, *of_group
+        return dx, dweight, None, None, None, None, None, None, *of_group
+
+
+class Output(Linears):
+    """The layer behind attention, whose gradient comes from `FeedForward`."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Of x and the group's tensors."""
+        return linears_backward(ctx, _with_room(gradients[0], ctx.group))
 
 
 class FeedForward(torch.autograd.Function):
@@ -169,6 +189,7 @@ class FeedForward(torch.autograd.Function):
         epsilon: float,
         gate_up: Group,
         down: Group,
+        before: Group,
         keep: bool,
         *_tensors: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -179,7 +200,8 @@ class FeedForward(torch.autograd.Function):
         product = down.input_buffer(x)
         swiglu(inner, product, gate_up.pending(kept_up))
         y, kept_down = down.forward(product)
-        ctx.weight, ctx.epsilon, ctx.groups = weight, epsilon, (gate_up, down)
+        ctx.weight, ctx.epsilon, ctx.before = weight, epsilon, before
+        ctx.groups = gate_up, down
         ctx.save_for_backward(
             x, inverse, inner, kept_up.low, kept_up.mask, kept_down.low, kept_down.mask,
             *((normed, product) if keep else (None, None)),
@@ -192,7 +214,7 @@ class FeedForward(torch.autograd.Function):
         x, inverse, inner, low_up, mask_up, low_down, mask_down, normed, product = ctx.saved_tensors
         (gate_up, down), (residual,) = ctx.groups, gradients
         kept_up, kept_down = Kept(low_up, mask_up), Kept(low_down, mask_down)
-        dy = down.gradient_buffer(x).copy_(residual)
+        dy = _with_room(residual, down)
         dproduct = down.backward_input(dy, kept_down, late=True)
         dinner = gate_up.gradient_buffer(x)
         again = torch.empty_like(dproduct)
@@ -207,15 +229,16 @@ class FeedForward(torch.autograd.Function):
         of_down = down.backward_parameters(again if product is None else product, dy, kept_down)
         del dproduct, again, product, dy
         want_weight = ctx.needs_input_grad[1]
-        dx, dweight = rms_norm_backward(
-            gate_up.backward_input(dinner, kept_up), x, ctx.weight, inverse,
+        dx = ctx.before.gradient_buffer(x)
+        dweight = rms_norm_backward(
+            gate_up.backward_input(dinner, kept_up), x, ctx.weight, inverse, dx,
             residual=residual, want_weight=want_weight,
         )  # fmt: skip
         if normed is None:
             normed = torch.empty_like(x)
             rms_norm(x, ctx.weight, ctx.epsilon, normed)
         of_up = gate_up.backward_parameters(normed, dinner, kept_up)
-        return dx, dweight, None, None, None, None, *of_up, *of_down
+        return dx, dweight, None, None, None, None, None, *of_up, *of_down
 
 
 class Norm(torch.autograd.Function):
@@ -234,8 +257,14 @@ class Norm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Of x and weight."""
         x, inverse = ctx.saved_tensors
-        dx, dweight = rms_norm_backward(
-            gradients[0].contiguous(), x, ctx.weight, inverse, want_weight=ctx.needs_input_grad[1]
+        dx = torch.empty_like(x)
+        dweight = rms_norm_backward(
+            gradients[0].contiguous(),
+            x,
+            ctx.weight,
+            inverse,
+            dx,
+            want_weight=ctx.needs_input_grad[1],
         )
         return dx, dweight, None
 
@@ -265,3 +294,14 @@ def norm_last(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     rows = x.reshape(-1, x.shape[-1])
     y: torch.Tensor = node(rows, norm.weight, norm.variance_epsilon)
     return y.view(x.shape)
+
+
+def _with_room(dy: torch.Tensor, group: Group) -> torch.Tensor:
+    """A gradient in a buffer of its group: the nodes here make them so, for they know the group.
+
+    Others' gradients are copied: behind their rows may be what somebody still needs.
+    """
+    width = group.gradient_buffer(dy[:0]).stride(0)
+    buffer = dy._base  # noqa: SLF001  (torch has no other name for what a view is of)
+    made_here = dy.stride() == (width, 1) and buffer is not None and buffer.shape[1] == width
+    return dy if made_here else group.as_gradient(dy)

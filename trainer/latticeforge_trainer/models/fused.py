@@ -40,21 +40,25 @@ def is_fusible(layer: nn.Module) -> bool:
     return type(mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"}
 
 
-def fuse(model: nn.Module, modes: Sequence[Recompute]) -> None:
+def fuse(model: nn.Module, modes: Sequence[Recompute]) -> list[blocks.Block]:
     """Replace the forward of every decoder layer and adapter by the fast paths.
 
     Args:
         model: Ready to train: adapters on top, what is frozen frozen.
         modes: What each decoder layer computes again; none is AUTO.
+
+    Returns:
+        The decoder layers that run as blocks.
     """
     layers = decoder_layers(model)
     if not all(map(is_fusible, layers)):
         _fuse_parts(model, layers, modes)
-        return
-    for layer, mode in zip(layers, modes, strict=True):
-        run = partial(_layer_forward, block=blocks.Block.of(layer), mode=mode)
-        layer.forward = MethodType(run, layer)
+        return []
+    made = [blocks.Block.of(layer) for layer in layers]
+    for layer, block, mode in zip(layers, made, modes, strict=True):
+        layer.forward = MethodType(partial(_layer_forward, block=block, mode=mode), layer)
     _fuse_norms(model)
+    return made
 
 
 def _layer_forward(

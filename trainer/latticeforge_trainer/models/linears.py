@@ -31,9 +31,6 @@ from latticeforge_trainer.kernels import fp8, nf4
 from latticeforge_trainer.kernels.elementwise import Product
 from latticeforge_trainer.models.fp8 import Fp8Linear
 
-ALIGNMENT = 8
-"""Columns of an adapter are padded to this many, so that rows stay aligned to 16 bytes."""
-
 
 @dataclass
 class Adapter:
@@ -45,6 +42,12 @@ class Adapter:
     """[out, rank]."""
     scale: float
     dropout: nn.Module
+
+    @property
+    def rank(self) -> int:
+        """Also while ZeRO-3 holds the matrices in partitions."""
+        shape: torch.Size = getattr(self.a, "ds_shape", self.a.shape)
+        return shape[0]
 
 
 def adapter_of(module: nn.Module) -> Adapter | None:
@@ -90,7 +93,12 @@ class Group:
 
     Args:
         modules: `nn.Linear`, or PEFT's layers around one.
+
+    Attributes:
+        alignment: Adapters are padded to a multiple of so many columns.
     """
+
+    alignment = 16
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.layers = [base_of(module) for module in modules]
@@ -100,9 +108,9 @@ class Group:
         self._dropout = present[0].dropout if present else None
         self.inputs: int = self.layers[0].in_features
         self._rows = _slices(layer.out_features for layer in self.layers)
-        self._ranks = _slices(0 if a is None else a.a.shape[0] for a in self.adapters)
+        self._ranks = _slices(0 if a is None else a.rank for a in self.adapters)
         self.outputs: int = self._rows[-1].stop
-        self.ranks: int = -(-self._ranks[-1].stop // ALIGNMENT) * ALIGNMENT
+        self.ranks: int = -(-self._ranks[-1].stop // self.alignment) * self.alignment
         self._a: Any = None
         self._b: Any = None
 
@@ -132,8 +140,21 @@ class Group:
         """Room for an output's gradient [tokens, out], of the type of `like` [tokens, …]."""
         return like.new_empty(len(like), self.outputs)
 
+    def as_input(self, x: torch.Tensor) -> torch.Tensor:
+        """An input from elsewhere as `forward` takes it."""
+        return x
+
+    def as_gradient(self, dy: torch.Tensor) -> torch.Tensor:
+        """An output's gradient from elsewhere as `backward_input` takes it."""
+        return dy.contiguous()
+
     def forward(self, x: torch.Tensor, *, late: bool = False) -> tuple[torch.Tensor, Kept]:
-        """Outputs of all layers side by side, [tokens, out]; `late`: but for `pending`."""
+        """Outputs of all layers side by side, [tokens, out].
+
+        Args:
+            x: The input, in an `input_buffer`.
+            late: Whether to leave out `pending`.
+        """
         y = self._multiply(x)
         kept = Kept()
         if self.ranks:
@@ -144,9 +165,12 @@ class Group:
         return self._biased(y), kept
 
     def backward_input(self, dy: torch.Tensor, kept: Kept, *, late: bool = False) -> torch.Tensor:
-        """The input's gradient [tokens, in], from the outputs' in a `gradient_buffer`.
+        """The input's gradient [tokens, in].
 
-        `late`: but for `pending_back`.
+        Args:
+            dy: The outputs', in a `gradient_buffer`.
+            kept: From `forward`.
+            late: Whether to leave out `pending_back`.
         """
         dx = self._multiply_back(dy)
         if self.ranks:
@@ -210,6 +234,9 @@ class Group:
         return list(zip(self.layers, self.adapters, self._rows, self._ranks, strict=True))
 
     def _biased(self, y: torch.Tensor) -> torch.Tensor:
+        biases: list[torch.Tensor] = [x.bias for x in self.layers if x.bias is not None]
+        if len(biases) == len(self.layers):
+            return y.add_(torch.cat(biases).to(y.dtype))
         for layer, rows in zip(self.layers, self._rows, strict=True):
             if layer.bias is not None:
                 y[:, rows] += layer.bias
@@ -230,7 +257,8 @@ class Group:
 
     def _through_dropout(self, kept: Kept) -> torch.Tensor:
         """What reaches the input through the adapters, where that was partly dropped."""
-        return (kept.back @ self._a) * kept.mask / self._share()
+        through: torch.Tensor = (kept.back @ self._a) * kept.mask / self._share()
+        return through
 
     def _share(self) -> float:
         """Of the inputs that dropout keeps."""
@@ -276,6 +304,8 @@ class Fp8Group(Group):
 class Concatenated(Group):
     """Frozen 16-bit layers with adapters, in the matrix M above."""
 
+    alignment = 64  # so that every row of an operand begins a line of the cache
+
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(modules)
         self._keep(self.layers[0].weight)
@@ -291,12 +321,18 @@ class Concatenated(Group):
         """As `Group`'s, with room for the adapters' columns behind each row."""
         return like.new_empty(len(like), self.outputs + self.ranks)[:, : self.outputs]
 
+    def as_input(self, x: torch.Tensor) -> torch.Tensor:
+        """A copy with room behind its rows."""
+        return self.input_buffer(x).copy_(x)
+
+    def as_gradient(self, dy: torch.Tensor) -> torch.Tensor:
+        """A copy with room behind its rows."""
+        return self.gradient_buffer(dy).copy_(dy)
+
     def forward(self, x: torch.Tensor, *, late: bool = False) -> tuple[torch.Tensor, Kept]:
         """See `Group`; nothing is ever late."""
         del late
         a, _ = self._refreshed(x)
-        if not _has_room(x, self.inputs + self.ranks):
-            x = self.input_buffer(x).copy_(x)
         wide = _widened(x, self.ranks)
         low, mask = self._low(x, a, wide[:, self.inputs :])
         y = wide @ self._filled(x)[: self.outputs].t()
@@ -317,10 +353,12 @@ class Concatenated(Group):
     def pending(self, kept: Kept) -> Product | None:
         """See `Group`."""
         del kept
+        return None
 
     def pending_back(self, kept: Kept) -> Product | None:
         """See `Group`."""
         del kept
+        return None
 
     def _keep(self, like: torch.Tensor) -> None:
         """Make an M for good, and the adapters parts of it."""
@@ -400,7 +438,7 @@ class Linears(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, group: Group, *_tensors: torch.Tensor | None
     ) -> torch.Tensor:
         """X [tokens, in] → [tokens, out]."""
-        y, kept = group.forward(x)
+        y, kept = group.forward(group.as_input(x))
         ctx.group = group
         ctx.save_for_backward(x, kept.low, kept.mask)
         return y
@@ -408,11 +446,15 @@ class Linears(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Of x and the group's tensors."""
-        x, *kept_tensors = ctx.saved_tensors
-        group, kept = ctx.group, Kept(*kept_tensors)
-        dy = group.gradient_buffer(x).copy_(gradients[0])
-        dx = group.backward_input(dy, kept) if ctx.needs_input_grad[0] else None
-        return dx, None, *group.backward_parameters(x, dy, kept)
+        return linears_backward(ctx, ctx.group.as_gradient(gradients[0]))
+
+
+def linears_backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """The results of `Linears.backward`, from a gradient in a `gradient_buffer`."""
+    x, *kept_tensors = ctx.saved_tensors
+    group, kept = ctx.group, Kept(*kept_tensors)
+    dx = group.backward_input(dy, kept) if ctx.needs_input_grad[0] else None
+    return dx, None, *group.backward_parameters(x, dy, kept)
 
 
 def apply(x: torch.Tensor, group: Group) -> torch.Tensor:
@@ -425,10 +467,6 @@ def apply(x: torch.Tensor, group: Group) -> torch.Tensor:
 def _slices(sizes: Any) -> list[slice]:
     """Where parts of these sizes lie behind one another."""
     return [slice(*ends) for ends in pairwise([0, *accumulate(sizes)])]
-
-
-def _has_room(x: torch.Tensor, width: int) -> bool:
-    return x.stride() == (width, 1)
 
 
 def _widened(x: torch.Tensor, columns: int) -> torch.Tensor:

@@ -223,7 +223,7 @@ class _Readers:
             # A thread starts on the first GPU, where page-locked memory would make a context.
             torch.cuda.set_device(self._device)
             self._lanes.own = _Lane(
-                torch.cuda.Stream(self._device),  # type: ignore[no-untyped-call]  # as torch has it
+                torch.cuda.Stream(self._device),
                 torch.empty(CHUNK, dtype=torch.uint8, pin_memory=True),
             )
         own: _Lane = self._lanes.own

@@ -9,15 +9,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from deepspeed import comm
 
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import StepKind, TrainConfig, TrainResult
 from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.errors import OutOfMemory, UserError
+from latticeforge_trainer.models.fused import fuse
 from latticeforge_trainer.models.loading import ADAPTER_FOLDER, MODEL_FOLDER
 from latticeforge_trainer.models.streaming import Report
 from latticeforge_trainer.progress import Reporter
@@ -25,7 +24,7 @@ from latticeforge_trainer.training import export
 from latticeforge_trainer.training.batches import BatchPlan
 from latticeforge_trainer.training.checkpoints import Checkpoints
 from latticeforge_trainer.training.deepspeed_config import deepspeed_config
-from latticeforge_trainer.training.engine import build_engine
+from latticeforge_trainer.training.engine import Engine
 from latticeforge_trainer.training.loop import CheckpointPolicy, Training
 from latticeforge_trainer.training.loss import TargetLoss, check_packing
 from latticeforge_trainer.training.meters import (
@@ -34,7 +33,9 @@ from latticeforge_trainer.training.meters import (
     Yardstick,
     stage_result,
 )
-from latticeforge_trainer.training.process import StopSignal, World, join_world
+from latticeforge_trainer.training.plain import PlainEngine
+from latticeforge_trainer.training.process import StopSignal, World, barrier, join_world
+from latticeforge_trainer.training.recompute import choose_recompute, unpack_spare
 from latticeforge_trainer.training.start import starting_folder, starting_model
 from latticeforge_trainer.training.state import LossLog, TrainState
 
@@ -53,7 +54,7 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
     reporter.update("loading the model")
     world = World.from_environment()
     with StopSignal() as stop, gpu_memory_as_step_error(config):
-        device = join_world(world)
+        device = join_world(world, deepspeed=config.runtime.strategy.zero_stage > 0)
         data = open_data(config, store)
         plan = make_plan(config, len(data), world)
         engine = make_engine(config, store, plan, device, loading_report(reporter))
@@ -62,11 +63,11 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
             work / "checkpoints",
             keep=config.runtime.keep_checkpoints,
             world=world,
-            adapter=config.payload.method.is_adapter,
+            engine=engine,
         )
-        state = checkpoints.load_latest(engine, fresh_state(config, world))
+        state = checkpoints.load_latest(fresh_state(config, world))
         losses = work / LOSSES
-        shape = engine.module.causal.config.get_text_config()
+        shape = engine.loss.causal.config.get_text_config()
         yardstick = Yardstick.of(shape, config.payload.method, world.size, device)
         training = Training(
             engine=engine,
@@ -78,8 +79,9 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
             policy=CheckpointPolicy(
                 config.runtime.checkpoint_every_steps, config.runtime.checkpoint_every_seconds
             ),
-            save=checkpoints.save,
+            checkpoints=checkpoints,
             stop=stop,
+            yardstick=yardstick,
         )
         if world.is_first:
             training.hooks = [
@@ -129,18 +131,26 @@ def loading_report(reporter: Reporter) -> Report:
 
 def make_engine(
     config: TrainConfig, store: Store, plan: BatchPlan, device: torch.device, report: Report
-) -> Any:
-    """The DeepSpeed engine around the stage's starting model."""
-    strategy = config.runtime.strategy
+) -> Engine:
+    """The engine around the stage's starting model."""
+    payload, strategy = config.payload, config.runtime.strategy
     ds_config = deepspeed_config(
         strategy,
         accumulation=plan.accumulation,
-        max_grad_norm=config.payload.max_grad_norm,
+        max_grad_norm=payload.max_grad_norm,
         cuda=device.type == "cuda",
     )
     loss = TargetLoss(starting_model(config, store, device, ds_config, report))
-    engine = build_engine(loss, config.payload, ds_config)
-    check_packing(engine.module, device, loss.causal.config.get_text_config().vocab_size)
+    engine: Engine
+    if strategy.zero_stage == 0:
+        engine = PlainEngine(loss, payload, accumulation=plan.accumulation, processes=plan.world)
+    else:
+        from latticeforge_trainer.training.sharded import ShardedEngine  # noqa: PLC0415  (DeepSpeed)
+
+        engine = ShardedEngine(loss, payload, ds_config, device)
+    choice = choose_recompute(config, loss, plan.micro_batch * payload.sequence_length)
+    unpack_spare(fuse(loss.model, choice.modes), choice.spare, loss.causal.dtype)
+    check_packing(loss, device, loss.causal.config.get_text_config().vocab_size)
     return engine
 
 
@@ -153,7 +163,7 @@ def fresh_state(config: TrainConfig, world: World) -> TrainState:
 
 
 def seal(
-    config: TrainConfig, store: Store, engine: Any, result: TrainResult, world: World
+    config: TrainConfig, store: Store, engine: Engine, result: TrainResult, world: World
 ) -> TrainResult:
     """Write the artifact, and drop the checkpoints; a collective."""
     with store.create(config.digest) if world.is_first else nullcontext() as staging:
@@ -167,7 +177,7 @@ def seal(
             shutil.copyfile(store.work(config.digest) / LOSSES, staging.folder / LOSSES)
             staging.seal(StepKind.TRAIN, result)
             store.forget_work(config.digest)
-    comm.barrier()
+    barrier(world)
     return result
 
 

@@ -4,11 +4,15 @@
     <work>/checkpoints/step-00000010/             complete: renamed into place once on the disk
         manifest.json     sizes and hashes of the files below
         state.json        training/state.py
-        adapter-state.safetensors     LoRA, QLoRA: master weights and moments, whole
-        engine/           Full: DeepSpeed's own files, one set per process
+        training-state-*.safetensors    weights and moments as whole tensors: LoRA, QLoRA, ZeRO 0
+        engine/           Full under ZeRO 1 to 3: DeepSpeed's own files, one set per process
 
 Nothing but a folder's name says that it is complete; what it says is checked against the manifest
 before anything is loaded.
+
+Whole tensors are written by a thread of the first process: training waits until they are copied,
+and that only before the next update changes them. DeepSpeed's files are written while it waits: its
+faster writers need a compiler for their kernels, and leave the same wait for the disk.
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ import errno
 import json
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from deepspeed import comm
-from safetensors.torch import load_file, save_file
 
 from latticeforge_trainer.artifacts import (
     MANIFEST,
@@ -33,16 +37,20 @@ from latticeforge_trainer.artifacts import (
     write_atomically,
 )
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.training.engine import set_step_count
-from latticeforge_trainer.training.masters import read_masters, write_masters
-from latticeforge_trainer.training.process import World
+from latticeforge_trainer.training.engine import Engine, StateFiles
+from latticeforge_trainer.training.process import World, barrier, gather
+from latticeforge_trainer.training.snapshots import (
+    HostBuffers,
+    Shard,
+    in_shards,
+    read_shards,
+    write_shards,
+)
 from latticeforge_trainer.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 STATE = "state.json"
-ADAPTER_STATE = "adapter-state.safetensors"
-ENGINE_TAG = "engine"
 
 PROBE = 2**20
 """Bytes of the file that tells a full disk from another failure."""
@@ -55,41 +63,75 @@ class Checkpoints:
         folder: Where they lie; on storage that all processes share.
         keep: How many complete ones to keep.
         world: This process among the others.
-        adapter: Whether only an adapter is trained.
+        engine: What they are of.
+
+    Attributes:
+        committed: Step of the newest complete one that this run has written or started from.
     """
 
-    def __init__(self, folder: Path, *, keep: int, world: World, adapter: bool) -> None:
-        self._folder, self._keep, self._world, self._adapter = folder, keep, world, adapter
+    def __init__(self, folder: Path, *, keep: int, world: World, engine: Engine) -> None:
+        self._folder, self._keep, self._world, self._engine = folder, keep, world, engine
+        self.committed: int | None = None
+        self._buffers = HostBuffers(engine.device)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._copied = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         if world.is_first:
             for leftover in folder.glob(".step-*.partial"):
                 shutil.rmtree(leftover)
 
-    def save(self, engine: Any, state: TrainState) -> None:
-        """Write a checkpoint and drop the oldest; a collective.
+    def save(self, state: TrainState) -> None:
+        """Begin a checkpoint, after the one before it is complete; a collective.
 
         Raises:
             UserError: The disk is full; earlier checkpoints are as they were.
         """
-        final = self._folder / f"step-{state.step:08d}"
-        partial = self._folder / f".{final.name}.partial"
-        with self._full_disk_is_the_users(partial):
-            if self._world.is_first:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-            comm.barrier()
-            self._write(engine, state, partial)
-            comm.barrier()
-            entries = self._hash(partial, sync=True)
-            if self._world.is_first:
-                self._commit(partial, final, entries)
-        comm.barrier()
+        self.finish()
+        document = json.dumps(state.to_json()).encode()
+        if self._engine.files is not None:
+            self._write_together(self._engine.files, state.step, document)
+            return
+        shards = in_shards(self._engine.read_state())
+        if self._world.is_first:
+            self._buffers.after_current_work()
+            self._copied.clear()
+            self._writing = self._thread.submit(self._write_alone, shards, state.step, document)
 
-    def load_latest(self, engine: Any, expected: TrainState) -> TrainState:
+    @property
+    def failed(self) -> bool:
+        """Whether this process could not write one, which `finish` will say to all."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    def before_update(self) -> None:
+        """Wait until the weights may change."""
+        if self._writing is None or self._copied.is_set():
+            return
+        started = time.monotonic()
+        self._copied.wait()
+        log.info("training waited %.2f s for the checkpoint", time.monotonic() - started)
+
+    def finish(self) -> None:
+        """Wait until no checkpoint is being written; a collective.
+
+        Raises:
+            UserError: The disk is full; earlier checkpoints are as they were.
+        """
+        writing, self._writing = self._writing, None
+        error = writing.exception() if writing else None
+        for failure in gather(self._world, error):
+            if failure is not None:
+                raise failure
+
+    def close(self) -> None:
+        """Let what is being written become complete, and write no more."""
+        self._thread.shutdown()
+
+    def load_latest(self, expected: TrainState) -> TrainState:
         """Put the engine where the newest intact checkpoint was; a collective.
 
         Args:
-            engine: The engine, freshly built.
             expected: The state to start from if there is no checkpoint.
 
         Returns:
@@ -103,50 +145,78 @@ class Checkpoints:
             if state is None:
                 log.warning("checkpoint %s is damaged: the one before it is used", folder.name)
                 continue
-            self._load(engine, folder, state, expected)
+            self._load(folder, state, expected)
+            self.committed = state.step
             return state.model_copy(
                 update={"world": expected.world, "zero_stage": expected.zero_stage}
             )
         return expected
 
-    def _write(self, engine: Any, state: TrainState, partial: Path) -> None:
-        if self._adapter:
-            tensors = read_masters(engine)
-            if self._world.is_first:
-                save_file(tensors, partial / ADAPTER_STATE)
-        else:
-            engine.save_checkpoint(partial, tag=ENGINE_TAG, save_latest=False)
-        if self._world.is_first:
-            (partial / STATE).write_text(json.dumps(state.to_json()))
+    def _write_alone(self, shards: list[Shard], step: int, document: bytes) -> None:
+        """Write whole tensors, in the first process's thread."""
+        started = time.monotonic()
+        try:
+            with self._full_disk_is_the_users(step):
+                partial = self._begin(step)
+                files = write_shards(shards, partial, self._buffers, self._copied.set)
+                self._commit(step, document, {n: e.to_json() for n, e in files.items()})
+        finally:
+            self._copied.set()  # or training would wait for ever, and never see the error
+        size, seconds = sum(e.size for e in files.values()), time.monotonic() - started
+        log.info("checkpoint of step %d: %.2f GB in %.1f s", step, size / 1e9, seconds)
 
-    def _load(self, engine: Any, folder: Path, state: TrainState, expected: TrainState) -> None:
-        if self._adapter:
-            write_masters(engine, load_file(folder / ADAPTER_STATE))
-            set_step_count(engine, state.step)
+    def _write_together(self, files: StateFiles, step: int, document: bytes) -> None:
+        """Write an engine's own files; a collective."""
+        started = time.monotonic()
+        with self._full_disk_is_the_users(step):
+            if self._world.is_first:
+                self._begin(step)
+            barrier(self._world)
+            partial = self._partial(step)
+            files.save(partial)
+            barrier(self._world)
+            entries = self._hash(partial, sync=True)
+            if self._world.is_first:
+                self._commit(step, document, entries)
+        barrier(self._world)
+        self.committed = step
+        log.info("checkpoint of step %d: training waited %.1f s", step, time.monotonic() - started)
+
+    def _load(self, folder: Path, state: TrainState, expected: TrainState) -> None:
+        files = self._engine.files
+        if files is None and not (folder / "engine").exists():
+            self._engine.write_state(read_shards(folder), state.step)
             return
-        if (state.zero_stage, state.precision) != (expected.zero_stage, expected.precision) or (
-            state.zero_stage and state.world != expected.world
-        ):
+        shape = (state.zero_stage, state.precision, state.world)
+        if files is None or shape != (expected.zero_stage, expected.precision, expected.world):
             raise UserError(
                 f"the checkpoint of step {state.step} holds a full fine-tune cut for "
                 f"{state.world} processes, ZeRO-{state.zero_stage}, {state.precision}, and cannot "
                 f"go on with {expected.world}, ZeRO-{expected.zero_stage}, {expected.precision}: "
                 "set compute.gpus back, or change the stage to start it over"
             )
-        engine.load_checkpoint(folder, tag=ENGINE_TAG)
+        files.load(folder)
 
     def _complete(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"), reverse=True)
 
+    def _final(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
+
+    def _partial(self, step: int) -> Path:
+        return self._folder / f".{self._final(step).name}.partial"
+
+    def _begin(self, step: int) -> Path:
+        partial = self._partial(step)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        return partial
+
     def _intact(self, folder: Path) -> TrainState | None:
         """The state in a checkpoint, if its files are as its manifest says; a collective."""
         entries = self._hash(folder)
-        verdict: list[Any] = [None]
-        if self._world.is_first:
-            verdict[0] = _state_if_intact(folder, entries)
-        comm.broadcast_object_list(verdict, src=0)
-        state: TrainState | None = verdict[0]
-        return state
+        verdict = _state_if_intact(folder, entries) if self._world.is_first else None
+        return gather(self._world, verdict)[0]
 
     def _hash(self, folder: Path, *, sync: bool = False) -> dict[str, dict[str, Any]]:
         """Size and hash of every file, each process hashing its share; a collective."""
@@ -157,11 +227,14 @@ class Checkpoints:
             ).to_json()
             for path in paths[self._world.rank :: self._world.size]
         }
-        shares: list[Any] = [None] * self._world.size
-        comm.all_gather_object(shares, mine)
+        shares = gather(self._world, mine)
         return {name: entry for share in shares for name, entry in share.items()}
 
-    def _commit(self, partial: Path, final: Path, entries: dict[str, dict[str, Any]]) -> None:
+    def _commit(self, step: int, document: bytes, entries: dict[str, dict[str, Any]]) -> None:
+        partial, final = self._partial(step), self._final(step)
+        write_atomically(partial / STATE, document)
+        digest = sha256_of(partial / STATE)
+        entries[STATE] = FileEntry(size=len(document), sha256=digest).to_json()
         for folder in {(partial / name).parent for name in entries}:
             sync_folder(folder)
         write_atomically(partial / MANIFEST, json.dumps(entries).encode())
@@ -169,16 +242,17 @@ class Checkpoints:
             shutil.rmtree(final)
         partial.rename(final)
         sync_folder(self._folder)
+        self.committed = step
         for old in self._complete()[self._keep :]:
             shutil.rmtree(old)
 
     @contextmanager
-    def _full_disk_is_the_users(self, partial: Path) -> Iterator[None]:
+    def _full_disk_is_the_users(self, step: int) -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError) as error:
             full = _is_full(error) or _takes_no_more(self._folder)
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(self._partial(step), ignore_errors=True)
             if not full:
                 raise
             raise UserError(

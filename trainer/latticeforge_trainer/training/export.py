@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from latticeforge_trainer.models.shards import ShardWriter, copy_companions
-from latticeforge_trainer.training.engine import gathered, trainable_parameters
+from latticeforge_trainer.training.engine import Engine, trainable_parameters
 
 
-def export_model(engine: Any, source: Path, target: Path | None) -> None:
+def export_model(engine: Engine, source: Path, target: Path | None) -> None:
     """Write the trained model in 16 bits, gathering one parameter at a time; a collective.
 
     Args:
@@ -19,7 +19,7 @@ def export_model(engine: Any, source: Path, target: Path | None) -> None:
         source: Folder of the model that training started from, for its tokenizer.
         target: Where to; None on the processes that do not write.
     """
-    model = engine.module.causal
+    model = engine.loss.causal
     writer = None
     if target is not None:
         copy_companions(source, target)
@@ -28,7 +28,7 @@ def export_model(engine: Any, source: Path, target: Path | None) -> None:
         writer = ShardWriter(target)
     # Tied weights are one parameter, and so appear once, under the first of their names.
     for name, parameter in model.named_parameters():
-        with gathered([parameter]):
+        with engine.gathered([parameter]):
             if writer is not None:
                 writer.add(name, parameter.detach().to("cpu", torch.bfloat16, copy=True))
     if writer is not None:
@@ -39,8 +39,8 @@ def export_model(engine: Any, source: Path, target: Path | None) -> None:
         writer.finish()
 
 
-def export_adapter(engine: Any, source: Path, target: Path | None) -> None:
-    """Write the trained adapter in PEFT's format; a collective.
+def export_adapter(engine: Engine, source: Path, target: Path | None) -> None:
+    """Write the trained adapter in PEFT's format, in the base's own precision; a collective.
 
     Args:
         engine: The engine.
@@ -50,10 +50,12 @@ def export_adapter(engine: Any, source: Path, target: Path | None) -> None:
     from latticeforge_trainer.models.adapters import save_adapter  # noqa: PLC0415  (loads PEFT)
 
     weights = {}
-    for name, parameter in trainable_parameters(engine):
-        with gathered([parameter]):
+    for name, parameter in trainable_parameters(engine.loss):
+        with engine.gathered([parameter]):
             if target is not None:
-                weights[name] = parameter.detach().cpu().clone()
+                dtype = engine.loss.causal.dtype
+                weights[name] = parameter.detach().to("cpu", dtype, copy=True)
     if target is not None:
         copy_companions(source, target)
-        save_adapter(engine.module.model, weights, target, source.name)
+        model: Any = engine.loss.model  # PEFT's wrapper
+        save_adapter(model, weights, target, source.name)

@@ -1,14 +1,16 @@
-"""Reads and writes an adapter's fp32 master weights and Adam moments, whole, under any ZeRO stage.
+"""Reads and writes an adapter's fp32 master weights and Adam moments, whole, under ZeRO 1 to 3.
 
 An adapter is small. Its training state as whole tensors by name resumes on any number of
-processes and under any ZeRO stage, which DeepSpeed's own sharded checkpoints do not.
+processes and under any ZeRO stage, 0 included, which DeepSpeed's own sharded checkpoints do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -22,17 +24,16 @@ from deepspeed.utils import (
 from torch import nn
 from torch.nn import functional
 
-from latticeforge_trainer.training.engine import gathered, trainable_parameters
+from latticeforge_trainer.training.engine import MASTER, trainable_parameters
 
-MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def read_masters(engine: Any) -> dict[str, torch.Tensor]:
     """Master weights and moments on the CPU, named `<kind>/<parameter>`; a collective."""
     return {
-        f"{kind}/{name}": _read(engine, parameter, kind).detach().cpu().clone()
-        for name, parameter in trainable_parameters(engine)
+        f"{kind}/{name}": _read(parameter, kind).detach().cpu().clone()
+        for name, parameter in trainable_parameters(engine.module)
         for kind in (MASTER, *MOMENTS)
     }
 
@@ -40,11 +41,33 @@ def read_masters(engine: Any) -> dict[str, torch.Tensor]:
 def write_masters(engine: Any, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `read_masters` returned, and the weights that follow from it; a collective."""
     _allocate_moments(engine)
-    for name, parameter in trainable_parameters(engine):
+    for name, parameter in trainable_parameters(engine.module):
         for kind in (MASTER, *MOMENTS):
             _write(engine, parameter, kind, tensors[f"{kind}/{name}"].to(engine.device))
         with gathered([parameter], write=True), torch.no_grad():
             parameter.copy_(tensors[f"{MASTER}/{name}"])
+
+
+def set_step_count(engine: Any, step: int) -> None:
+    """Set AdamW's own count of steps, which its bias correction depends on."""
+    for state in engine.basic_optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(step)
+
+
+@contextmanager
+def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Iterator[None]:
+    """Have whole parameters in the block, also under ZeRO-3.
+
+    Args:
+        parameters: Those to gather; does nothing for parameters that are whole.
+        write: Whether what rank 0 makes of them reaches every process.
+    """
+    partitioned = [p for p in parameters if hasattr(p, "ds_id")]
+    with deepspeed.zero.GatheredParameters(
+        partitioned, modifier_rank=0 if write else None, enabled=bool(partitioned)
+    ):
+        yield
 
 
 def _allocate_moments(engine: Any) -> None:
@@ -63,9 +86,7 @@ def _allocate_moments(engine: Any) -> None:
         link()
 
 
-def _read(engine: Any, parameter: nn.Parameter, kind: str) -> torch.Tensor:
-    if not engine.zero_optimization():
-        return _unsharded(engine, parameter, kind)
+def _read(parameter: nn.Parameter, kind: str) -> torch.Tensor:
     if kind == MASTER:
         whole = safe_get_full_fp32_param(parameter)
     else:
@@ -75,9 +96,7 @@ def _read(engine: Any, parameter: nn.Parameter, kind: str) -> torch.Tensor:
 
 
 def _write(engine: Any, parameter: nn.Parameter, kind: str, value: torch.Tensor) -> None:
-    if not engine.zero_optimization():
-        _unsharded(engine, parameter, kind).data.copy_(value)
-    elif engine.zero_optimization_partition_weights():
+    if engine.zero_optimization_partition_weights():
         _write_partition(engine, parameter, kind, value)
     elif kind == MASTER:
         safe_set_full_fp32_param(parameter, value)
@@ -94,22 +113,3 @@ def _write_partition(engine: Any, parameter: nn.Parameter, kind: str, value: tor
         safe_set_local_fp32_param(parameter, mine)
     else:
         safe_set_local_optimizer_state(parameter, mine, kind)
-
-
-def _unsharded(engine: Any, parameter: nn.Parameter, kind: str) -> torch.Tensor:
-    master = next(m for p, m in _pairs(engine) if p is parameter)
-    if kind == MASTER:
-        return master
-    tensor: torch.Tensor = engine.basic_optimizer.state[master][kind]
-    return tensor
-
-
-def _pairs(engine: Any) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
-    """Parameters beside their masters; in plain fp32 they are the same tensors."""
-    optimizer = engine.optimizer
-    if optimizer is engine.basic_optimizer:
-        for group in optimizer.param_groups:
-            yield from zip(group["params"], group["params"], strict=True)
-    else:
-        for working, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
-            yield from zip(working, masters, strict=True)

@@ -1,4 +1,4 @@
-"""Prepares a process for training, before torch and DeepSpeed are imported and after.
+"""Prepares a process for training, before and after torch is imported; lets it talk to others.
 
 `settle_environment` must run first: DeepSpeed picks its accelerator, and torch its number of
 threads, once and for all when they are imported.
@@ -15,10 +15,12 @@ import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 """glibc's names for what `mallopt` sets."""
@@ -65,6 +67,9 @@ def settle_environment(processes: int) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     # bitsandbytes looks for GPU kernels on the Hub and logs an error when there is no network.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    # Layers keep tensors of many sizes for different times: in fixed segments, gigabytes are lost
+    # between them.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     keep_freed_memory()
     import torch  # noqa: PLC0415  (reads the number of threads)
 
@@ -86,37 +91,62 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def join_world(world: World) -> torch.device:
+def join_world(world: World, *, deepspeed: bool) -> torch.device:
     """Start torch's process group, and DeepSpeed's view of it.
+
+    Args:
+        world: This process among the others; alone and without DeepSpeed it needs no group.
+        deepspeed: Whether DeepSpeed runs the engine.
 
     Returns:
         The device that this process computes on.
     """
-    import deepspeed  # noqa: PLC0415  (after settle_environment)
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415  (after settle_environment)
     from torch import distributed  # noqa: PLC0415
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(world.local_rank)
+    backend = "nccl" if cuda else "gloo"
+    if world.size > 1:
+        distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    elif deepspeed:
+        # One process needs no port that another one might take.
+        store = distributed.HashStore()  # type: ignore[attr-defined]  # re-exported at run time
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    if deepspeed:
+        _join_deepspeed(world, backend)
+    return torch.device("cuda", world.local_rank) if cuda else torch.device("cpu")
+
+
+def _join_deepspeed(world: World, backend: str) -> None:
+    import deepspeed  # noqa: PLC0415  (which ZeRO 0 does without)
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed reads these; without them it looks for MPI.
     os.environ |= {"RANK": str(world.rank), "LOCAL_RANK": str(world.local_rank)}
     os.environ |= {"WORLD_SIZE": str(world.size)}
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0")
-    backend = "nccl" if cuda else "gloo"
-    if world.size == 1:
-        # One process needs no port that another one might take.
-        store = distributed.HashStore()  # type: ignore[attr-defined]  # re-exported at run time
-        distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    else:
-        distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-
     # DeepSpeed would compile its shared-memory collectives: 12 s, a compiler and a writable home.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-    return torch.device("cuda", world.local_rank) if cuda else torch.device("cpu")
+
+
+def barrier(world: World) -> None:
+    """Wait for all processes; a collective."""
+    gather(world, None)
+
+
+def gather(world: World, mine: T) -> list[T]:
+    """What every process says, by rank; a collective."""
+    from torch import distributed  # noqa: PLC0415
+
+    if world.size == 1:
+        return [mine]
+    said: list[Any] = [None] * world.size
+    distributed.all_gather_object(said, mine)
+    return said
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

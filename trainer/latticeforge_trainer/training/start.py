@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import Method, Recompute, TrainConfig
+from latticeforge_trainer.contract import Method, TrainConfig
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.models.loading import (
     ADAPTER_FOLDER,
@@ -46,9 +46,9 @@ def starting_model(
     """
     method, strategy = config.payload.method, config.runtime.strategy
     folder = starting_folder(config, store)
-    refuse_mismatch(method, quantization_of(folder), strategy.zero_stage)
-    dtype = torch.bfloat16 if strategy.precision == "bf16" else torch.float32
     base_dtype = config.payload.lora.base_dtype if config.payload.lora else None
+    refuse_mismatch(method, quantization_of(folder), strategy.zero_stage, base_dtype)
+    dtype = torch.bfloat16 if strategy.precision == "bf16" else torch.float32
     model = load_weights(
         folder,
         dtype=dtype,
@@ -57,12 +57,12 @@ def starting_model(
         partition=ds_config if strategy.zero_stage == 3 else None,
         report=report,
     )
-    if strategy.recompute in {Recompute.LAYERS, Recompute.OFFLOAD}:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if config.payload.lora is None else _with_adapter(model, config, store)
 
 
-def refuse_mismatch(method: Method, quantization: str | None, zero_stage: int) -> None:
+def refuse_mismatch(
+    method: Method, quantization: str | None, zero_stage: int, base_dtype: str | None
+) -> None:
     """Refuse what cannot be trained.
 
     Raises:
@@ -70,6 +70,8 @@ def refuse_mismatch(method: Method, quantization: str | None, zero_stage: int) -
     """
     if method is Method.QLORA and zero_stage == 3:
         raise UserError("QLoRA runs under ZeRO 0 to 2: 4-bit weights cannot be partitioned")
+    if base_dtype is not None and zero_stage:
+        raise UserError("lora.baseDtype FP8 runs under ZeRO 0: DeepSpeed would cast its weights")
     if quantization is None or (method is Method.QLORA and quantization == "nf4"):
         return
     if quantization == "nf4":
