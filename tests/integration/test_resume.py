@@ -99,8 +99,8 @@ def test_sigterm_checkpoints_and_the_next_attempt_goes_on(
 
     log = run(config, store)
 
-    assert f"training: step {int(stopped[1]) + 1} of 30" in log
-    assert "training: step 1 of 30" not in log
+    assert f"step {int(stopped[1]) + 1:>2}/30" in log
+    assert "step  1/30" not in log
     assert losses(store, config.digest) == undisturbed(runtime={"checkpoint_every_steps": None})
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_skipped(
     log = run(config, store)
 
     assert f"checkpoint {newer.name} is damaged" in log
-    assert f"training: step {int(older.name.removeprefix('step-')) + 1} of 30" in log
+    assert f"step {int(older.name.removeprefix('step-')) + 1:>2}/30" in log
     assert losses(store, config.digest) == undisturbed()
 
 
@@ -181,7 +181,7 @@ def test_an_adapter_resumes_under_another_zero_stage(store: Store, tiny_model: P
 
     log = run(changed, store)
 
-    assert "training: step 1 of 30" not in log
+    assert "step  1/30" not in log
     whole = long_run(store, tiny_model, strategy={"precision": "bf16"}, **options)
     whole = whole.model_copy(update={"digest": "f" * 64})
     run(whole, store)

@@ -22,15 +22,15 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def test_plain_lora_is_merged() -> None:
-    refuse_unknown_features(PLAIN)
+@pytest.mark.parametrize("rank_stabilized", [False, True])
+def test_plain_lora_is_merged(rank_stabilized: bool) -> None:
+    refuse_unknown_features(PLAIN | {"use_rslora": rank_stabilized})
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("use_dora", True),
-        ("use_rslora", True),
         ("modules_to_save", ["lm_head"]),
         ("rank_pattern", {"q_proj": 2}),
         ("alpha_pattern", {"q_proj": 2}),
