@@ -102,7 +102,7 @@ class Block:
             v,
             boundaries,
             scale=attention.scaling,
-            window=getattr(attention, "sliding_window", None),
+            window=_window(attention),
         )
         y = out(y.flatten(1), self.output, *self.output.tensors)
         return torch.add(x, y).view(shape)
@@ -301,6 +301,12 @@ def norm_last(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     rows = x.reshape(-1, x.shape[-1])
     y: torch.Tensor = node(rows, norm.weight, norm.variance_epsilon)
     return y.view(x.shape)
+
+
+def _window(attention: Any) -> int | None:
+    """Tokens that a token sees; None: all. Llama's config may name a window that it never used."""
+    holder = attention.config if type(attention).__name__ == "MistralAttention" else attention
+    return getattr(holder, "sliding_window", None)
 
 
 def _with_room(dy: torch.Tensor, group: Group) -> torch.Tensor:
