@@ -106,7 +106,7 @@ def test_an_adapter_of_peft_goes_on_here_with_the_same_logits(
         init_lora_weights=False,
     )
     made = get_peft_model(base(tiny_model), config)
-    made.save_pretrained(tmp_path)
+    made.save_pretrained(str(tmp_path))
 
     model = continue_adapter(base(tiny_model), tmp_path, settings)
     engine = train(model, settings, steps=0)
@@ -128,7 +128,7 @@ def test_an_adapter_of_another_shape_does_not_go_on(
     change: dict[str, Any], found: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     settings = LoRASettings(rank=4, alpha=8)
-    add_adapter(base(tiny_model), settings).save_pretrained(tmp_path)
+    add_adapter(base(tiny_model), settings).save_pretrained(str(tmp_path))
 
     with pytest.raises(UserError, match=found):
         continue_adapter(base(tiny_model), tmp_path, settings.model_copy(update=change))
