@@ -28,6 +28,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from latticeforge_trainer.contract import Method
+from latticeforge_trainer.estimate.flops import training_flops
+from latticeforge_trainer.estimate.shapes import model_shape
+
 PEAK_FLOPS = 989e12
 WARM_UP, STEPS = 3, 8
 GIB = 2**30
@@ -45,17 +49,20 @@ class Shape:
     vocabulary: int = 152_064
     tied: bool = False
 
-    @property
-    def linear_parameters(self) -> int:
-        """Parameters of the linear layers and the head."""
-        kv = self.kv_heads * self.hidden // self.heads
-        layer = 2 * self.hidden**2 + 2 * self.hidden * kv + 3 * self.hidden * self.inner
-        return self.layers * layer + self.hidden * self.vocabulary
-
-    def flops_per_token(self, sequence: int, *, full: bool) -> float:
-        """Model FLOPs for one token, forward and backward."""
-        factor = 6 if full else 4
-        return factor * self.linear_parameters + 6 * sequence * self.hidden * self.layers
+    def config(self) -> dict[str, Any]:
+        """As `config.json` has it."""
+        return {
+            "model_type": "qwen2",
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": 131_072,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "tie_word_embeddings": self.tied,
+        }
 
 
 SHAPES = {
@@ -182,7 +189,7 @@ def measure(run: Run) -> dict[str, Any]:
     tokens = run.micro_batch * run.sequence * run.processes
     rates = [tokens / s for s in seconds]
     rate = tokens / statistics.median(seconds)
-    flops = SHAPES[run.shape].flops_per_token(run.sequence, full=run.method == "Full")
+    flops = flops_per_token(run)
     del step
     torch.cuda.empty_cache()
     return {
@@ -197,6 +204,14 @@ def measure(run: Run) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
+
+
+def flops_per_token(run: Run) -> float:
+    """Model FLOPs for one token, forward and backward."""
+    shape = model_shape(SHAPES[run.shape].config())
+    assert shape is not None  # noqa: S101  (Qwen2 is known)
+    method = Method.FULL if run.method == "Full" else Method.LORA
+    return training_flops(shape, method, [run.sequence]) / run.sequence
 
 
 def timed(step: Callable[[], Any], count: int) -> Iterator[float]:
@@ -263,19 +278,7 @@ def random_model(run: Run, device: Any, attention: str = "sdpa") -> Any:
 
     shape = SHAPES[run.shape]
     make: Any = Qwen2Config  # its fields are not typed
-    config = make(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=131_072,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=shape.tied,
-        dtype=torch.bfloat16,
-        attn_implementation=attention,
-    )
+    config = make(**shape.config(), dtype=torch.bfloat16, attn_implementation=attention)
     with torch.device("meta"):
         model: Any = Qwen2ForCausalLM(config)
     model.to(torch.bfloat16)
@@ -417,7 +420,6 @@ def train_config(run: Run) -> Any:
     """The train step that a measurement is of."""
     from latticeforge_trainer.contract import (  # noqa: PLC0415  (not in the parent)
         LoRASettings,
-        Method,
         Strategy,
         TrainConfig,
         TrainPayload,
