@@ -3,9 +3,11 @@
     python -m benchmarks.trainer                          every row that fits this card
     python -m benchmarks.trainer --rows lora-7b,full-7b   some of them
     python -m benchmarks.trainer --profile lora-7b        where one step's time goes
+    python -m benchmarks.trainer --losses                 50 steps, fast path against plain
 
-Each measurement is a process of its own. Weights and tokens are random, never zeros; every token is
-real and is learned; each sequence is one document. Medians over 8 steps after 3 warm-ups.
+Each measurement is a process of its own (or one for each GPU). Weights and tokens are random, never
+zeros; every token is real and is learned; each sequence is one document. Medians over 8 steps after
+3 warm-ups; of the longest sequence, where a step takes a minute, the first one alone.
 
 MFU is model FLOP/s by 989 TFLOP/s (H100 and H200, dense bf16). Model FLOPs per token: 6 for every
 parameter of the linear layers and the head in a full fine-tune, 4 with an adapter, plus causal
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +27,10 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from latticeforge_trainer.contract import Method
+from latticeforge_trainer.estimate.flops import training_flops
+from latticeforge_trainer.estimate.shapes import model_shape
 
 PEAK_FLOPS = 989e12
 WARM_UP, STEPS = 3, 8
@@ -42,17 +49,20 @@ class Shape:
     vocabulary: int = 152_064
     tied: bool = False
 
-    @property
-    def linear_parameters(self) -> int:
-        """Parameters of the linear layers and the head."""
-        kv = self.kv_heads * self.hidden // self.heads
-        layer = 2 * self.hidden**2 + 2 * self.hidden * kv + 3 * self.hidden * self.inner
-        return self.layers * layer + self.hidden * self.vocabulary
-
-    def flops_per_token(self, sequence: int, *, full: bool) -> float:
-        """Model FLOPs for one token, forward and backward."""
-        factor = 6 if full else 4
-        return factor * self.linear_parameters + 6 * sequence * self.hidden * self.layers
+    def config(self) -> dict[str, Any]:
+        """As `config.json` has it."""
+        return {
+            "model_type": "qwen2",
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": 131_072,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "tie_word_embeddings": self.tied,
+        }
 
 
 SHAPES = {
@@ -78,6 +88,8 @@ class Run:
     micro_batch: int
     recompute: str = "auto"
     sequence: int = 4096
+    processes: int = 1
+    steps: int = STEPS
 
 
 def table() -> list[Run]:
@@ -88,19 +100,14 @@ def table() -> list[Run]:
         rows.extend(Run(row, "ours", shape, method, *run) for run in ours)
         rows.extend(Run(row, stack, shape, method, *run) for stack, *run in theirs)
 
-    with_liger = "HF + PEFT + Liger"
-    add("lora-7b", "7.6B", "LoRA", [(4,)], [(with_liger, 4, "layers"), (with_liger, 2, "nothing")])
+    peft = "HF + PEFT + Liger"
+    add("lora-7b", "7.6B", "LoRA", [(4,)], [(peft, 4, "nothing")])
     add("fp8-7b", "7.6B", "FP8", [(4,)], [])
-    add(
-        "full-7b",
-        "7.6B",
-        "Full",
-        [(6,)],
-        [("HF + Liger", 2, "nothing"), ("HF + Liger", 4, "layers")],
-    )
-    add("qlora-72b", "72.7B", "QLoRA", [(1,)], [(with_liger, 1, "layers")])
+    add("full-7b", "7.6B", "Full", [(6,)], [("HF + Liger", 2, "nothing")])
+    add("qlora-72b", "72.7B", "QLoRA", [(1,)], [(peft, 1, "layers")])
     add("fp8-72b", "72.7B", "FP8", [(1,)], [])
-    add("long-72b", "72.7B", "QLoRA", [(1, "offload", 65536)], [])
+    add("long-72b", "72.7B", "QLoRA", [(1, "auto", 65536, 1, 1)], [])
+    add("gpus-7b", "7.6B", "LoRA", [(4, "auto", 4096, 1), (4, "auto", 4096, 2)], [])
     return rows
 
 
@@ -111,10 +118,16 @@ def main() -> None:
     parser.add_argument("--stack", default="", help="only stacks whose name starts with this")
     parser.add_argument("--output", type=Path, help="JSON of every measurement")
     parser.add_argument("--profile", metavar="ROW", help="print one step's kernels by time")
+    parser.add_argument("--losses", action="store_true", help="compare loss curves")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.losses:
+        print(compare_losses())
+        return
     if options.one:
-        print(json.dumps(measure(Run(**json.loads(options.one)))))
+        result = measure(Run(**json.loads(options.one)))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(result))
         return
     if options.profile:
         run = next(run for run in table() if run.row == options.profile)
@@ -134,7 +147,9 @@ def main() -> None:
 
 def in_a_process(run: Run) -> dict[str, Any]:
     """Measure in a fresh process, so that no other run's memory is in the way."""
-    command = [sys.executable, "-m", "benchmarks.trainer", "--one", json.dumps(asdict(run))]
+    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={run.processes}"]
+    command = [sys.executable, *(torchrun if run.processes > 1 else [])]
+    command += ["-m", "benchmarks.trainer", "--one", json.dumps(asdict(run))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -146,7 +161,8 @@ def line_of(result: dict[str, Any]) -> str:
     """One row of the table."""
     what = (
         f"{result['row']:10} {result['stack']:18} {result['shape']:>6} {result['method']:5} "
-        f"mb {result['micro_batch']} x {result['sequence']:<6} {result['recompute']:12}"
+        f"{result['processes']} x mb {result['micro_batch']} x {result['sequence']:<6} "
+        f"{result['recompute']:8}"
     )
     if "error" in result:
         return f"{what} {result['error'][:120]}"
@@ -161,29 +177,41 @@ def measure(run: Run) -> dict[str, Any]:
     """Time steps of a stack."""
     import torch  # noqa: PLC0415  (not in the parent)
 
-    device = torch.device("cuda")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    if run.processes > 1:
+        torch.distributed.init_process_group("nccl", device_id=device)
     step = STACKS["ours" if run.stack == "ours" else "hf"](run, device)
     torch.cuda.reset_peak_memory_stats()
-    seconds = list(timed(step, WARM_UP + STEPS))[WARM_UP:]
+    warm_up = WARM_UP if run.steps >= STEPS else 0
+    seconds = list(timed(step, warm_up + run.steps))[warm_up:]
     peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    tokens = run.micro_batch * run.sequence
+    tokens = run.micro_batch * run.sequence * run.processes
     rates = [tokens / s for s in seconds]
     rate = tokens / statistics.median(seconds)
-    shape = SHAPES[run.shape]
+    flops = flops_per_token(run)
     del step
     torch.cuda.empty_cache()
     return {
         **asdict(run),
         "tokens_per_second": rate,
         "tokens_per_second_range": [min(rates), max(rates)],
-        "mfu": rate * shape.flops_per_token(run.sequence, full=run.method == "Full") / PEAK_FLOPS,
+        "mfu": rate / run.processes * flops / PEAK_FLOPS,
         "allocated_gib": peak[0] / GIB,
         "reserved_gib": peak[1] / GIB,
         "product_tflops": product_rate(device, 20),
-        "sustained_tflops": product_rate(device, 2000),
+        "sustained_tflops": product_rate(device, 500),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
+
+
+def flops_per_token(run: Run) -> float:
+    """Model FLOPs for one token, forward and backward."""
+    shape = model_shape(SHAPES[run.shape].config())
+    assert shape is not None  # noqa: S101  (Qwen2 is known)
+    method = Method.FULL if run.method == "Full" else Method.LORA
+    return training_flops(shape, method, [run.sequence]) / run.sequence
 
 
 def timed(step: Callable[[], Any], count: int) -> Iterator[float]:
@@ -250,19 +278,7 @@ def random_model(run: Run, device: Any, attention: str = "sdpa") -> Any:
 
     shape = SHAPES[run.shape]
     make: Any = Qwen2Config  # its fields are not typed
-    config = make(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=131_072,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=shape.tied,
-        dtype=torch.bfloat16,
-        attn_implementation=attention,
-    )
+    config = make(**shape.config(), dtype=torch.bfloat16, attn_implementation=attention)
     with torch.device("meta"):
         model: Any = Qwen2ForCausalLM(config)
     model.to(torch.bfloat16)
@@ -327,7 +343,7 @@ def random_tokens(run: Run, device: Any) -> Any:
 # --- the stacks ---------------------------------------------------------------------------------
 
 
-def our_step(run: Run, device: Any) -> Callable[[], Any]:
+def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -> Callable[[], Any]:
     """A step of this trainer: its own engine, loss and choice of what is computed again."""
     import torch  # noqa: PLC0415  (not in the parent)
 
@@ -347,9 +363,11 @@ def our_step(run: Run, device: Any) -> Callable[[], Any]:
     if config.payload.lora:
         model = add_adapter(model, config.payload.lora)
     loss = TargetLoss(model)
-    engine = PlainEngine(loss, config.payload, accumulation=1, processes=1)
-    choice = choose_recompute(config, loss, run.micro_batch * run.sequence)
-    unpack_spare(fuse(loss.model, choice.modes), choice.spare, torch.bfloat16)
+    engine = PlainEngine(loss, config.payload, accumulation=1, processes=run.processes)
+    if fused:
+        tokens_at_once = run.micro_batch * run.sequence
+        choice = choose_recompute(config, loss, tokens_at_once, accumulates=False)
+        unpack_spare(fuse(loss.model, choice.modes), choice.spare, torch.bfloat16)
     loss.train()
     tokens = random_tokens(run, device)
     sources = torch.arange(tokens.numel(), device=device)
@@ -363,18 +381,45 @@ def our_step(run: Run, device: Any) -> Callable[[], Any]:
         targets=tokens.flatten()[sources + 1],
     )
 
-    def step() -> None:
-        engine.backward(engine.forward(batch, len(sources)), last=True)
-        engine.update(1e-5)
+    def step() -> Any:
+        share = engine.forward(batch, len(sources))
+        engine.backward(share, last=True)
+        engine.update(rate)
+        return share.detach()
 
     return step
+
+
+def compare_losses() -> str:
+    """How far the loss of 50 steps is from that of transformers' own layers, in bf16."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    lines = []
+    for method in ("Full", "LoRA", "QLoRA"):
+        run = Run("losses", "ours", "0.5B", method, 4, "elementwise", 512)
+        fast, plain, again = (
+            torch.tensor(losses_of(run, fused=fused)) for fused in (True, False, False)
+        )
+        lines.append(
+            f"{method:5} plain {plain[0]:.4f} -> {plain[-1]:.4f}; "
+            f"fast differs by at most {(fast - plain).abs().max():.1e}, "
+            f"plain from itself by {(again - plain).abs().max():.1e}"
+        )
+    return "\n".join(lines)
+
+
+def losses_of(run: Run, *, fused: bool) -> list[float]:
+    """The losses of 50 steps on one batch, from the same weights each time."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
+    step = our_step(run, torch.device("cuda"), fused=fused, rate=1e-4)
+    return torch.stack([step() for _ in range(50)]).tolist()
 
 
 def train_config(run: Run) -> Any:
     """The train step that a measurement is of."""
     from latticeforge_trainer.contract import (  # noqa: PLC0415  (not in the parent)
         LoRASettings,
-        Method,
         Strategy,
         TrainConfig,
         TrainPayload,

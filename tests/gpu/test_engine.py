@@ -96,7 +96,8 @@ def test_what_was_saved_goes_on_exactly(optimizer_states: str, tmp_path: Path) -
         undisturbed, again = take_step(made, batch).read(), take_step(resumed, batch).read()
         assert undisturbed[0] == again[0]
     state = resumed.read_state()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in made.read_state().items())
+    for key, tensor in made.read_state().items():  # some are bits that only look like numbers
+        assert torch.equal(tensor.view(torch.uint8), state[key].view(torch.uint8)), key
 
 
 @pytest.mark.parametrize("optimizer_states", ["fp32", "int8"])

@@ -90,7 +90,7 @@ def test_sigterm_checkpoints_and_the_next_attempt_goes_on(
         log = ""
         for line in process.stderr:
             log += line
-            if "training: step 3 of" in line:
+            if "step  3/30" in line:
                 process.send_signal(signal.SIGTERM)
     assert process.returncode == ExitCode.INTERRUPTED, log
     stopped = re.search(r"stopped after step (\d+) of 30", log)

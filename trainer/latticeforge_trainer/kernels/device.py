@@ -59,32 +59,35 @@ def dequantize_nf4(
 
 @triton.jit
 def _quantize_rows(
-    x, factor, out, scale, stride, columns,
-    HAS_FACTOR: tl.constexpr, ONE_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+    x, factor, out, scale, stride, rows, columns,
+    HAS_FACTOR: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row: its largest value, then every value by it; a long row comes from the cache again."""
-    row = tl.program_id(0).to(tl.int64)
-    values = _row_part(x + row * stride, factor, 0, columns, HAS_FACTOR, BLOCK)
-    largest = tl.max(tl.abs(values), axis=0)
-    for start in range(BLOCK, columns, BLOCK):
-        part = _row_part(x + row * stride, factor, start, columns, HAS_FACTOR, BLOCK)
-        largest = tl.maximum(largest, tl.max(tl.abs(part), axis=0))
-    largest = tl.where(largest > 0, largest, FP8_MAX)
-    tl.store(scale + row, largest / FP8_MAX)
+    """Some rows, read twice: for their largest values, and from the cache to be rounded."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = (row < rows)[:, None]
+    largest = tl.zeros((ROWS,), tl.float32)
     for start in range(0, columns, BLOCK):
-        if not ONE_BLOCK:
-            values = _row_part(x + row * stride, factor, start, columns, HAS_FACTOR, BLOCK)
-        scaled = tl.minimum(tl.maximum(values * (FP8_MAX / largest), -FP8_MAX), FP8_MAX)
         at = start + tl.arange(0, BLOCK)
-        tl.store(out + row * columns + at, scaled.to(out.dtype.element_ty), mask=at < columns)
+        values = _part(x, factor, row, at, stride, columns, inside, HAS_FACTOR)
+        largest = tl.maximum(largest, tl.max(tl.abs(values), axis=1))
+    largest = tl.where(largest > 0, largest, FP8_MAX)
+    tl.store(scale + row, largest / FP8_MAX, mask=row < rows)
+    by = (FP8_MAX / largest)[:, None]
+    for start in range(0, columns, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        values = _part(x, factor, row, at, stride, columns, inside, HAS_FACTOR)
+        scaled = tl.minimum(tl.maximum(values * by, -FP8_MAX), FP8_MAX)
+        target = out + row[:, None] * columns + at[None, :]
+        kind = out.dtype.element_ty
+        tl.store(target, scaled.to(kind), mask=inside & (at < columns)[None, :])
 
 
 @triton.jit
-def _row_part(x, factor, start, columns, HAS_FACTOR: tl.constexpr, BLOCK: tl.constexpr):
-    at = start + tl.arange(0, BLOCK)
-    values = tl.load(x + at, mask=at < columns, other=0.0).to(tl.float32)
+def _part(x, factor, row, at, stride, columns, inside, HAS_FACTOR: tl.constexpr):
+    here = x + row[:, None] * stride + at[None, :]
+    values = tl.load(here, mask=inside & (at < columns)[None, :], other=0.0).to(tl.float32)
     if HAS_FACTOR:
-        values *= tl.load(factor + at, mask=at < columns, other=0.0)
+        values *= tl.load(factor + at, mask=at < columns, other=0.0)[None, :]
     return values
 
 
@@ -93,11 +96,14 @@ def quantize_rows(
 ) -> None:
     """Write x * factor as FP8 rows and one fp32 scale per row."""
     rows, columns = x.shape
-    block = min(32768, triton.next_power_of_2(columns + 1) // 2)
-    _quantize_rows[(rows,)](
-        x, factor, out, scale, x.stride(0), columns,
-        HAS_FACTOR=factor is not None, ONE_BLOCK=columns <= block, BLOCK=block,
-        num_warps=min(16, max(4, block // 2048)),
+    # Rows share what they are multiplied by: it is twice as large as a row itself.
+    together, block = (
+        (1, min(8192, triton.next_power_of_2(columns))) if factor is None else (4, 2048)
+    )
+    _quantize_rows[(triton.cdiv(rows, together),)](
+        x, factor, out, scale, x.stride(0), rows, columns,
+        HAS_FACTOR=factor is not None, ROWS=together, BLOCK=block,
+        num_warps=max(4, together * block // 1024),
     )  # fmt: skip
 
 

@@ -8,9 +8,9 @@ from collections import Counter
 import torch
 from torch import nn
 
-from latticeforge_trainer.contract import Recompute, TrainConfig
+from latticeforge_trainer.contract import Method, Recompute, TrainConfig
 from latticeforge_trainer.estimate.activations import Choice, choose, layer_memory
-from latticeforge_trainer.estimate.shapes import model_shape
+from latticeforge_trainer.estimate.shapes import ModelShape, model_shape
 from latticeforge_trainer.models.blocks import Block
 from latticeforge_trainer.models.fused import decoder_layers, is_fusible
 from latticeforge_trainer.models.linears import Nf4Group
@@ -26,13 +26,17 @@ UNFUSED = 2
 """How many times as much a layer keeps that runs as transformers wrote it."""
 
 
-def choose_recompute(config: TrainConfig, loss: TargetLoss, tokens: int) -> Choice:
+def choose_recompute(
+    config: TrainConfig, loss: TargetLoss, tokens: int, *, accumulates: bool
+) -> Choice:
     """What each decoder layer computes again.
 
     Args:
         config: The step; a mode that it names is taken for all layers.
         loss: The loss module, its optimizer made, nothing trained yet.
         tokens: Of a micro-batch.
+        accumulates: Whether a step has several micro-batches, so that gradients of those before
+            stand beside what a forward keeps.
     """
     layers = decoder_layers(loss.model)
     asked = config.runtime.strategy.recompute
@@ -49,9 +53,9 @@ def choose_recompute(config: TrainConfig, loss: TargetLoss, tokens: int) -> Choi
         )
         return Choice([Recompute.LAYERS] * len(layers), 0)
     factor = 1 if all(map(is_fusible, layers)) else UNFUSED
-    head = 2 * (2 * tokens * shape.hidden + min(LOGITS_AT_ONCE, tokens * shape.vocabulary))
-    budget = bytes_at_hand(device) - bytes_to_come(config, loss) - head
-    quantized = config.payload.method.value == "QLoRA"
+    budget = bytes_at_hand(device) - bytes_to_come(config, loss, accumulates=accumulates)
+    budget -= bytes_of_head(shape, tokens, trained=config.payload.lora is None)
+    quantized = config.payload.method is Method.QLORA
     choice = choose(layer_memory(shape), len(layers), tokens * factor, budget, most=not quantized)
     counts = Counter(mode.value for mode in choice.modes)
     said = ", ".join(f"{mode} in {count}" for mode, count in counts.items())
@@ -76,8 +80,19 @@ def bytes_at_hand(device: torch.device) -> int:
     return int(free + cached - MARGIN * total)
 
 
-def bytes_to_come(config: TrainConfig, loss: nn.Module) -> int:
-    """What the first step will add for gradients and moments."""
+def bytes_to_come(config: TrainConfig, loss: nn.Module, *, accumulates: bool) -> int:
+    """What the first step will add for moments, and for gradients that are there in forward.
+
+    With one micro-batch a step, a layer's gradients come as what it kept goes.
+    """
     count = sum(p.numel() for p in loss.parameters() if p.requires_grad)
-    moments = 8 if config.payload.optimizer_states == "fp32" else 5  # int8: with the weights' rest
-    return count * (4 + moments)
+    exact = config.payload.optimizer_states == "fp32"
+    states = 8 if exact else 4.25  # two moments; or in 8 bits, with scales and the weights' rest
+    return int(count * (states + (4 if accumulates else 0)))
+
+
+def bytes_of_head(shape: ModelShape, tokens: int, *, trained: bool) -> int:
+    """What the head and the loss take: their input and its gradient, logits, and dW if trained."""
+    logits = min(LOGITS_AT_ONCE, tokens * shape.vocabulary)
+    gradient = 6 * shape.vocabulary * shape.hidden if trained else 0
+    return 2 * (2 * tokens * shape.hidden + logits) + gradient
