@@ -76,7 +76,7 @@ class Loss:
 
 def chosen(config: TrainConfig, device: str, causal: Any, tokens: int) -> Choice:
     loss: Any = Loss(device, causal)
-    return choose_recompute(config, loss, tokens)
+    return choose_recompute(config, loss, tokens, accumulates=True)
 
 
 @pytest.mark.parametrize("asked", [mode for mode in Recompute if mode is not Recompute.AUTO])
@@ -107,16 +107,16 @@ def test_what_is_not_known_is_computed_again(
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "factor", "most"),
+    ("kind", "method", "factor", "of_weight"),
     [
-        ("Qwen2", Method.FULL, 1, True),
-        ("Qwen2", Method.LORA, 1, True),
-        ("Qwen2", Method.QLORA, 1, False),
-        ("Gemma2", Method.LORA, 2, True),
+        ("Qwen2", Method.FULL, 1, 6 * 96 * 64),
+        ("Qwen2", Method.LORA, 1, 0),
+        ("Qwen2", Method.QLORA, 1, 0),
+        ("Gemma2", Method.LORA, 2, 0),
     ],
 )
 def test_what_is_at_hand_less_what_will_be_taken_is_what_layers_may_keep(
-    kind: str, method: Method, factor: int, most: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, method: Method, factor: int, of_weight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = model(kind)
     shape = model_shape(of.config.to_dict())
@@ -128,15 +128,16 @@ def test_what_is_at_hand_less_what_will_be_taken_is_what_layers_may_keep(
         return Choice([Recompute.LAYERS] * 3, 5)
 
     monkeypatch.setattr(recompute, "bytes_at_hand", lambda _: 10 * GIB)
-    monkeypatch.setattr(recompute, "bytes_to_come", lambda _config, _loss: 3 * GIB)
+    monkeypatch.setattr(recompute, "bytes_to_come", lambda *_, accumulates: (2 + accumulates) * GIB)
     monkeypatch.setattr(recompute, "LOGITS_AT_ONCE", 5000)
     monkeypatch.setattr(recompute, "choose", choose)
 
     choice = chosen(step(method), "cuda", of, 100)
 
-    # Of the head: hidden states and their gradients, and as many logits as there are at once.
-    budget = 7 * GIB - 2 * (2 * 100 * 64 + 5000)
-    assert asked == [layer_memory(shape), 3, 100 * factor, budget, most]
+    # Of the head: hidden states and their gradients, as many logits as there are at once, and its
+    # weight's gradient in 32 bits and in 16.
+    budget = 7 * GIB - 2 * (2 * 100 * 64 + 5000) - of_weight
+    assert asked == [layer_memory(shape), 3, 100 * factor, budget, method is not Method.QLORA]
     assert choice == Choice([Recompute.LAYERS] * 3, 5)
 
 
@@ -150,22 +151,25 @@ def test_a_small_micro_batch_has_no_more_logits_than_it_has(
         return Choice([], int(most))
 
     monkeypatch.setattr(recompute, "bytes_at_hand", lambda _: GIB)
-    monkeypatch.setattr(recompute, "bytes_to_come", lambda _config, _loss: 0)
+    monkeypatch.setattr(recompute, "bytes_to_come", lambda *_, accumulates: 0 * accumulates)
     monkeypatch.setattr(recompute, "choose", choose)
     chosen(step(), "cuda", model(), 2)
     assert budgets == [GIB - 2 * (2 * 2 * 64 + 2 * 96)]
 
 
-@pytest.mark.parametrize(("states", "each"), [("fp32", 12), ("int8", 9)])
-def test_gradients_and_moments_are_still_to_come_for_what_is_trained(
-    states: str, each: int
+@pytest.mark.parametrize(
+    ("states", "accumulates", "each"),
+    [("fp32", False, 8), ("fp32", True, 12), ("int8", False, 4.25), ("int8", True, 8.25)],
+)
+def test_moments_and_standing_gradients_are_still_to_come_for_what_is_trained(
+    states: str, accumulates: bool, each: float
 ) -> None:
     of = model()
     for parameter in of.parameters():
         parameter.requires_grad_(False)
     of.lm_head.weight.requires_grad_()
     config = step(Method.FULL, optimizer_states=states)
-    assert recompute.bytes_to_come(config, of) == 96 * 64 * each
+    assert recompute.bytes_to_come(config, of, accumulates=accumulates) == 96 * 64 * each
 
 
 def test_what_is_free_or_cached_is_at_hand_less_a_share_of_all(
