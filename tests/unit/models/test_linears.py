@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -91,14 +93,15 @@ def test_leading_dimensions_are_kept() -> None:
     assert torch.equal(y.flatten(0, 1), apply(x.flatten(0, 1), group))
 
 
-def test_a_frozen_base_moves_but_stays_what_it_was() -> None:
+@pytest.mark.parametrize("name", ["frozen", "FP8"])
+def test_a_frozen_base_moves_but_stays_what_it_was(name: str) -> None:
     torch.manual_seed(0)
-    case = make_case(KINDS["frozen"])
-    group = prepared(case, "frozen")
-    for layer, weight in zip(group.layers, case.weights, strict=True):
-        assert torch.equal(layer.weight, weight)
-    start = group.layers[0].weight.untyped_storage().data_ptr()
-    assert {layer.weight.untyped_storage().data_ptr() for layer in group.layers} == {start}
+    case = make_case(KINDS[name])
+    layers: list[Any] = prepared(case, name).layers
+    for layer, weight in zip(layers, case.weights, strict=True):
+        found = layer.e4m3.float() * layer.weight_scale if name == "FP8" else layer.weight
+        assert torch.equal(found, weight)
+    assert len({layer.weight.untyped_storage().data_ptr() for layer in layers}) == 1
 
 
 @pytest.mark.parametrize("name", ["trained", "partitioned", "FP8"])
