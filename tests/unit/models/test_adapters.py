@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from latticeforge_trainer.contract import LoRASettings, Method, Recompute, TrainPayload
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.adapters import add_adapter, continue_adapter
+from latticeforge_trainer.models.adapters import ADAPTER_CONFIG, add_adapter, continue_adapter
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fused import fuse
 from latticeforge_trainer.training.export import export_adapter
@@ -87,6 +88,9 @@ def test_an_adapter_trained_here_gives_peft_the_same_logits(
 
     loaded = PeftModel.from_pretrained(base(tiny_model, method), tmp_path).train()
 
+    written = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    assert (written["r"], written["lora_alpha"]) == (settings.rank, settings.alpha)
+    assert written["use_rslora"] is settings.rank_stabilized
     limit = 0.02 if method == "FP8" else 1e-5  # a last bit may decide how an operand is rounded
     assert relative_error(peft_logits(loaded), found) < limit
     assert relative_error(untrained, found) > 0.05

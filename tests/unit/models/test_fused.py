@@ -242,3 +242,16 @@ def test_another_activation_is_not_fused() -> None:
     batch, documents = packed_documents(LENGTHS, 96)
     assert fuse(fast, [Recompute.LAYERS] * 3) == []
     assert_alike(fast_results(fast, batch), plain_results(plain, documents), "LoRA")
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Mistral"])
+def test_the_last_norm_is_ours_as_well(name: str) -> None:
+    torch.manual_seed(0)
+    model = tiny(name)
+    norm, x = model.get_decoder().norm, torch.randn(2, 3, 64)
+    before = norm(x)
+    fuse(model, [Recompute.ELEMENTWISE] * 3)
+    after = norm(x)
+    assert relative_error(after, before) < 1e-6
+    nodes = {type(node).__name__ for node, _ in after.grad_fn.next_functions}
+    assert {type(after.grad_fn).__name__, *nodes} & {"NormBackward"}
