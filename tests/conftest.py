@@ -22,10 +22,14 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let huggingface_hub upload: its own call of its HTTP client is deprecated there."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning"
-    )
+    """Let libraries use what is deprecated in one another."""
+    for warning in (
+        # huggingface_hub's own call of its HTTP client, when it uploads.
+        "Use 'content=<...>' to upload raw bytes:DeprecationWarning",
+        # PEFT asks transformers' models for it.
+        ".is_gradient_checkpointing. is deprecated:FutureWarning",
+    ):
+        config.addinivalue_line("filterwarnings", f"ignore:{warning}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -43,6 +43,9 @@ def layer_memory(shape: ModelShape, width: int = 2) -> LayerMemory:
     small = 4 * shape.heads + 8 + 4 * ADAPTER_COLUMNS * width  # log-sum-exps, 1 / rms, x Aᵀ
     # The layer's input and that of its second half; q, k, v; attention's output; gate and up.
     kept = (2 * hidden + qkv + attention + 2 * inner) * width + small
+    if shape.head_norms:  # q and k before their norms, and as rotated; 1 / rms
+        normed_heads = shape.heads + shape.kv_heads
+        kept += normed_heads * (2 * shape.head_dim * width + 4)
     again = (2 * hidden + inner + 3 * ADAPTER_COLUMNS) * width
     return LayerMemory(
         input=hidden * width,

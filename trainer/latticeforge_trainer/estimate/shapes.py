@@ -74,6 +74,8 @@ class ModelShape:
     dense_layers: int
     intermediate: int
     """Width of a dense layer's gated product."""
+    head_norms: bool = False
+    """Whether queries and keys are normed head by head."""
     sparse_layers: int = 0
     """Layers with experts."""
     experts: int = 0
@@ -158,6 +160,7 @@ def _shape(text: Mapping[str, Any], family: Family) -> ModelShape:
         vectors=hidden + layers * _layer_vectors(text, family, (heads + 2 * kv_heads) * head_dim),
         dense_layers=layers - sparse,
         intermediate=text["intermediate_size"],
+        head_norms=family.head_norms,
         sparse_layers=sparse,
         experts=experts,
         active_experts=text[_ROUTED] if experts else 0,

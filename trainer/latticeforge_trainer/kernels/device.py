@@ -72,7 +72,7 @@ def _quantize_rows(
         largest = tl.maximum(largest, tl.max(tl.abs(values), axis=1))
     largest = tl.where(largest > 0, largest, FP8_MAX)
     tl.store(scale + row, largest / FP8_MAX, mask=row < rows)
-    by = (FP8_MAX / largest)[:, None]
+    by = FP8_MAX / largest[:, None]
     for start in range(0, columns, BLOCK):
         at = start + tl.arange(0, BLOCK)
         values = _part(x, factor, row, at, stride, columns, inside, HAS_FACTOR)

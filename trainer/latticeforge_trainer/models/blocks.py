@@ -25,7 +25,14 @@ from latticeforge_trainer.kernels.elementwise import (
 )
 from latticeforge_trainer.models.attention import packed_attention
 from latticeforge_trainer.models.documents import Boundaries
-from latticeforge_trainer.models.linears import Group, Kept, Linears, group_of, linears_backward
+from latticeforge_trainer.models.linears import (
+    Group,
+    Kept,
+    Linears,
+    group_of,
+    has_room,
+    linears_backward,
+)
 
 LAYERS = frozenset(
     {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "MistralDecoderLayer"}
@@ -95,7 +102,7 @@ class Block:
             v,
             boundaries,
             scale=attention.scaling,
-            window=getattr(attention, "sliding_window", None),
+            window=_window(attention),
         )
         y = out(y.flatten(1), self.output, *self.output.tensors)
         return torch.add(x, y).view(shape)
@@ -307,12 +314,15 @@ def norm_last(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     return y.view(x.shape)
 
 
+def _window(attention: Any) -> int | None:
+    """Tokens that a token sees; None: all. Llama's config may name a window that it never used."""
+    holder = attention.config if type(attention).__name__ == "MistralAttention" else attention
+    return getattr(holder, "sliding_window", None)
+
+
 def _with_room(dy: torch.Tensor, group: Group) -> torch.Tensor:
     """A gradient in a buffer of its group: the nodes here make them so, for they know the group.
 
     Others' gradients are copied: behind their rows may be what somebody still needs.
     """
-    width = group.gradient_buffer(dy[:0]).stride(0)
-    buffer = dy._base  # noqa: SLF001  (torch has no other name for what a view is of)
-    made_here = dy.stride() == (width, 1) and buffer is not None and buffer.shape[1] == width
-    return dy if made_here else group.as_gradient(dy)
+    return dy if has_room(dy, group.gradient_buffer(dy[:0]).stride(0)) else group.as_gradient(dy)

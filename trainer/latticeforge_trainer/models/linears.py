@@ -315,11 +315,11 @@ class Concatenated(Group):
 
     def input_buffer(self, like: torch.Tensor) -> torch.Tensor:
         """As `Group`'s, with room for the adapters' columns behind each row."""
-        return like.new_empty(len(like), self.inputs + self.ranks)[:, : self.inputs]
+        return _rows_with_room(like, self.inputs, self.ranks)
 
     def gradient_buffer(self, like: torch.Tensor) -> torch.Tensor:
         """As `Group`'s, with room for the adapters' columns behind each row."""
-        return like.new_empty(len(like), self.outputs + self.ranks)[:, : self.outputs]
+        return _rows_with_room(like, self.outputs, self.ranks)
 
     def as_input(self, x: torch.Tensor) -> torch.Tensor:
         """A copy with room behind its rows."""
@@ -467,6 +467,21 @@ def apply(x: torch.Tensor, group: Group) -> torch.Tensor:
 def _slices(sizes: Any) -> list[slice]:
     """Where parts of these sizes lie behind one another."""
     return [slice(*ends) for ends in pairwise([0, *accumulate(sizes)])]
+
+
+def _rows_with_room(like: torch.Tensor, width: int, columns: int) -> torch.Tensor:
+    """Rows [tokens, width] with columns behind them that only a group writes."""
+    buffer: Any = like.new_empty(len(like), width + columns)
+    buffer.of_a_group = True  # nothing else tells it from a tensor of others that is as wide
+    rows: torch.Tensor = buffer[:, :width]
+    return rows
+
+
+def has_room(x: torch.Tensor, stride: int) -> bool:
+    """Whether rows are all of a group's buffer whose rows lie `stride` apart."""
+    buffer = x._base  # noqa: SLF001  (torch has no other name for what a view is of)
+    whole = x.stride() == (stride, 1) and x.storage_offset() == 0
+    return whole and getattr(buffer, "of_a_group", False)
 
 
 def _widened(x: torch.Tensor, columns: int) -> torch.Tensor:

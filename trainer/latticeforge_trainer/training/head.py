@@ -43,12 +43,12 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """What forward has found, times the gradient of the sum."""
+        """What forward has found, times the gradient of the sum, which stays in fp32."""
         dhidden, dweight = ctx.saved_tensors
         scale = gradients[0]
         return (
-            None if dhidden is None else dhidden * scale.to(dhidden.dtype),
-            None if dweight is None else dweight * scale.to(dweight.dtype),
+            None if dhidden is None else dhidden * scale,
+            None if dweight is None else dweight * scale,
             None,
         )
 

@@ -1,0 +1,139 @@
+"""Adapters that the fast paths train are PEFT's, and PEFT's are theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tests.fixtures.fast_paths import packed_documents, quantize, relative_error
+from transformers import AutoModelForCausalLM
+
+from latticeforge_trainer.contract import LoRASettings, Method, Recompute, TrainPayload
+from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.models.adapters import add_adapter, continue_adapter
+from latticeforge_trainer.models.documents import Boundaries
+from latticeforge_trainer.models.fused import fuse
+from latticeforge_trainer.training.export import export_adapter
+from latticeforge_trainer.training.loss import TargetLoss
+from latticeforge_trainer.training.plain import PlainEngine
+
+TOKENS = torch.arange(20).mul(13).remainder(256)[None]
+
+
+def base(folder: Path, method: str = "LoRA") -> Any:
+    """The tiny model on disk, in the format of a method."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    quantize(model, method)
+    return model
+
+
+def fast_logits(model: Any) -> torch.Tensor:
+    """The logits of `TOKENS` by a fused model."""
+    boundaries = Boundaries.of(torch.arange(20)[None])
+    causal = model.get_base_model()
+    with torch.no_grad():
+        hidden = causal.get_decoder()(input_ids=TOKENS, use_cache=False, boundaries=boundaries)
+        logits: torch.Tensor = causal.lm_head(hidden.last_hidden_state)
+    return logits
+
+
+def peft_logits(model: Any) -> torch.Tensor:
+    """The same by PEFT's and transformers' own forward."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(TOKENS, use_cache=False).logits
+    return logits
+
+
+def train(model: Any, settings: LoRASettings, steps: int = 3) -> PlainEngine:
+    """Some steps on the fast paths."""
+    payload = TrainPayload(
+        method=Method.LORA,
+        lora=settings,
+        learning_rate=1e-2,
+        sequence_length=16,
+        global_batch_tokens=32,
+    )
+    engine = PlainEngine(TargetLoss(model), payload, accumulation=1, processes=1)
+    fuse(model, [Recompute.ELEMENTWISE, Recompute.LAYERS])
+    batch, _ = packed_documents([(5, 11), (9, 7)], 256)
+    for _ in range(steps):
+        engine.backward(engine.forward(batch, len(batch.targets)), last=True)
+        engine.update(1e-2)
+    return engine
+
+
+SETTINGS = [
+    LoRASettings(rank=4, alpha=8),
+    LoRASettings(rank=5, alpha=3, rank_stabilized=True),
+    LoRASettings(rank=4, alpha=8, target_modules=["q_proj", "down_proj"]),
+]
+IDS = ["plain", "rank-stabilized", "some layers"]
+
+
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "FP8"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
+def test_an_adapter_trained_here_gives_peft_the_same_logits(
+    settings: LoRASettings, method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = add_adapter(base(tiny_model, method), settings)
+    untrained = peft_logits(model)
+    engine = train(model, settings)
+    export_adapter(engine, tiny_model, tmp_path)
+    found = fast_logits(model)
+
+    loaded = PeftModel.from_pretrained(base(tiny_model, method), tmp_path).train()
+
+    limit = 0.02 if method == "FP8" else 1e-5  # a last bit may decide how an operand is rounded
+    assert relative_error(peft_logits(loaded), found) < limit
+    assert relative_error(untrained, found) > 0.05
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
+def test_an_adapter_of_peft_goes_on_here_with_the_same_logits(
+    settings: LoRASettings, tiny_model: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT declares int, and divides it
+        use_rslora=settings.rank_stabilized,
+        target_modules=settings.target_modules or "all-linear",
+        init_lora_weights=False,
+    )
+    made = get_peft_model(base(tiny_model), config)
+    made.save_pretrained(str(tmp_path))
+
+    model = continue_adapter(base(tiny_model), tmp_path, settings)
+    engine = train(model, settings, steps=0)
+
+    assert relative_error(fast_logits(model), peft_logits(made)) < 1e-5
+    trained = {name for name, p in engine.loss.model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in made.named_parameters() if "lora_" in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"rank": 8}, "asks for rank 8, alpha 8:"),
+        ({"alpha": 16}, "asks for rank 4, alpha 16:"),
+        ({"rank_stabilized": True}, "asks for rank 4, alpha 8, rank-stabilized:"),
+    ],
+)
+def test_an_adapter_of_another_shape_does_not_go_on(
+    change: dict[str, Any], found: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = LoRASettings(rank=4, alpha=8)
+    add_adapter(base(tiny_model), settings).save_pretrained(str(tmp_path))
+
+    with pytest.raises(UserError, match=found):
+        continue_adapter(base(tiny_model), tmp_path, settings.model_copy(update=change))
+
+
+def test_a_target_that_does_not_exist_is_named(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="targetModules"):
+        add_adapter(base(tiny_model), LoRASettings(target_modules=["no_proj"]))
