@@ -36,7 +36,7 @@ def draw(losses: Mapping[str, Curves], apart: Mapping[str, Curves], path: Path) 
     right.set_yscale("log")
     left.set_title("loss", fontsize=10, color=INK)
     right.set_title("|loss - loss of bf16|", fontsize=10, color=INK)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
 def _dress(axes: Any) -> None:
