@@ -14,7 +14,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import modules
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from latticeforge_trainer.contract import LoRASettings, Recompute
 from latticeforge_trainer.kernels import cross_entropy, elementwise, fp8, nf4
@@ -23,6 +23,7 @@ from latticeforge_trainer.models.adapters import add_adapter
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fp8 import Fp8Linear
 from latticeforge_trainer.models.fused import fuse
+from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.head import LinearCrossEntropy
 
 bnb: Any = modules  # untyped
@@ -255,3 +256,60 @@ def pair_of_models(method: str) -> tuple[Any, Any]:
                 parameter.data = new_value
                 values[name].data = new_value.clone()
     return fast, plain
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "mixtral", "phi3", "qwen3_moe"])
+def test_other_architectures_compute_the_same_with_ligers_kernels(kind: str) -> None:
+    """Layers that are not ours: adapters through our groups, norms and products through Liger."""
+    plain = others(kind)
+    fast = copy.deepcopy(plain)
+    fuse(fast, [Recompute.LAYERS] * 2)
+    tokens = torch.randint(1, 300, (1, 128), device="cuda")
+    positions = torch.arange(128)[None]
+    boundaries = Boundaries.of(positions).map(torch.Tensor.cuda)
+    weights = random(1, 128, 256)
+    results = []
+    for model in (plain, fast):
+        model.train()
+        hidden = (
+            model.get_base_model()
+            .get_decoder()(
+                input_ids=tokens,
+                position_ids=positions.cuda(),
+                use_cache=False,
+                boundaries=boundaries,
+            )
+            .last_hidden_state
+        )
+        torch.autograd.backward((hidden.float() * weights.float()).sum())
+        results.append([hidden, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 1
+    for found, exact in zip(results[1], results[0], strict=True):
+        assert error(found.detach(), exact.detach()) < 0.1  # experts may change at a tie
+
+
+def others(kind: str) -> Any:
+    """A tiny bf16 model of an architecture that is not fused, with adapters that do something."""
+    make: Any = CONFIG_MAPPING[kind]
+    fields = {
+        "vocab_size": 300,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "pad_token_id": 0,
+    }
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+    if kind in {"mixtral", "qwen3_moe"}:
+        fields |= {**experts, "moe_intermediate_size": 128}
+    build: Any = AutoModelForCausalLM  # untyped
+    model = build.from_config(make(**fields))
+    model.cuda().bfloat16()
+    use_packed_attention(model)
+    adapted: Any = add_adapter(model, LoRASettings(rank=8, alpha=16))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return adapted

@@ -31,6 +31,7 @@ spec:
   base: {model: ./models/tiny}
   stages:
   - name: math
+    lora: {baseDtype: FP8}
     data: [{source: ./data/math.jsonl}]
     hyperparameters: {epochs: 4, sequenceLength: 256, globalBatchTokens: 256}
   - name: cic

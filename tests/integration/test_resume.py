@@ -30,6 +30,11 @@ RUNS: list[dict[str, Any]] = [
         "lora": LoRASettings(rank=4, alpha=8, dropout=0.1),
         "strategy": {"precision": "bf16"},
     },
+    {
+        "method": Method.LORA,
+        "lora": LoRASettings(rank=4, alpha=8, base_dtype="fp8"),
+        "strategy": {"precision": "bf16"},
+    },
 ]
 
 
@@ -59,7 +64,9 @@ def undisturbed(tmp_path: Path, tiny_model: Path) -> Any:
     return history
 
 
-@pytest.mark.parametrize("options", RUNS, ids=["full-fp32", "full-bf16", "lora-dropout"])
+@pytest.mark.parametrize(
+    "options", RUNS, ids=["full-fp32", "full-bf16", "lora-dropout", "lora-fp8"]
+)
 def test_killed_three_times_every_loss_is_that_of_the_undisturbed_run(
     options: dict[str, Any], store: Store, tiny_model: Path, undisturbed: Any
 ) -> None:

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
 from safetensors import safe_open
 from tests.fixtures.tiny_model import make_model
 from tests.fixtures.training import losses, run, train_config, write_data
+from transformers import AutoModelForCausalLM
 
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import ExitCode, LoRASettings, Method, TrainConfig, TrainResult
 
 pytestmark = pytest.mark.slow
+
+FP8 = LoRASettings(rank=4, alpha=8, base_dtype="fp8")
 
 
 @pytest.fixture
@@ -59,6 +64,39 @@ def test_each_method_lowers_the_loss_and_leaves_its_artifact(
         dtypes = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  (no dict)
     assert dtypes == ({"F32"} if method.is_adapter and precision == "fp32" else {"BF16"})
     assert not list(store.work(config.digest).iterdir())
+
+
+# transformers warns of its own deprecated property when PEFT wraps a model.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_trained_over_fp8_is_one_for_the_16_bit_base(
+    store: Store, tiny_model: Path
+) -> None:
+    options: dict[str, Any] = {
+        "method": Method.LORA,
+        "data": write_data(store, sequences=80),
+        "learning_rate": 1e-2,
+        "strategy": {"precision": "bf16"},
+    }
+    config = train_config(store, tiny_model, lora=FP8, **options)
+
+    history = trained(config, store)
+
+    exact = trained(train_config(store, tiny_model, **options), store)
+    assert history[0] != exact[0]
+    assert history == pytest.approx(exact, rel=0.03)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    before = counting_loss(base)
+    adapted = PeftModel.from_pretrained(base, store.path(config.digest) / "adapter")
+    gained = before - counting_loss(adapted)
+    assert gained == pytest.approx(history[0] - history[-1], rel=0.1)
+
+
+def counting_loss(model: Any) -> float:
+    """Of what `write_data` teaches, over a model that PEFT or transformers runs."""
+    row = (torch.arange(14) % 8)[None]
+    with torch.inference_mode():
+        loss: float = model(row, labels=row).loss.item()
+    return loss
 
 
 def test_loss_and_update_do_not_depend_on_how_the_batch_is_cut(
@@ -171,6 +209,10 @@ def test_a_loss_that_is_not_finite_ends_training_without_a_checkpoint_of_it(
         ({"method": Method.LORA, "lora": LoRASettings(target_modules=["nope"])}, "targetModules"),
         ({"sequence_length": 64}, "packed into 32 tokens, not 64"),
         ({"method": Method.QLORA, "strategy": {"zero_stage": 3}}, "ZeRO 0 to 2"),
+        (
+            {"method": Method.LORA, "lora": FP8, "strategy": {"zero_stage": 2}},
+            "lora.baseDtype FP8 runs under ZeRO 0",
+        ),
         ({"method": Method.LORA, "runtime": {"upstream_adapter": "0" * 64}}, "continueAdapter"),
     ],
 )

@@ -111,6 +111,7 @@ def test_documents_cannot_be_changed() -> None:
         ({"lora": None}, "method LoRA needs lora"),
         ({"method": "Full"}, "method Full takes no lora"),
         ({"method": "Full", "lora": None, "continueAdapter": True}, "continueAdapter needs"),
+        ({"method": "QLoRA", "lora": {"baseDtype": "fp8"}}, "lora.baseDtype needs method LoRA"),
     ],
 )
 def test_adapter_settings_match_the_method(change: dict[str, Any], message: str) -> None:

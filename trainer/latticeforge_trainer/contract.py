@@ -141,7 +141,7 @@ class LoRASettings(Contract):
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank."""
     base_dtype: Literal["fp8"] | None = None
-    """`fp8`: the adapted layers' frozen weights and their products in 8 bits; faster, and lossy."""
+    """`fp8`: the frozen linear layers but the head in 8 bits, products too; faster, and lossy."""
 
     @property
     def scale(self) -> float:

@@ -15,6 +15,9 @@ from latticeforge_trainer.contract import Method, StepKind, Strategy
 
 _ON_POOL = frozenset({StepKind.TRAIN, StepKind.EVALUATE})
 
+_WITHOUT_FP8 = frozenset({Accelerator.A100})
+"""Accelerators without 8-bit products, which came with compute capability 8.9."""
+
 
 class PlanError(Exception):
     """The stack cannot be placed; the message says why and what would help."""
@@ -52,12 +55,18 @@ def is_on_pool(kind: StepKind) -> bool:
 
 
 def choose_pool(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) -> GPUPool:
-    """The named pool, or the cheapest.
+    """The named pool, or the cheapest that serves.
 
     Raises:
-        PlanError: There is no such pool, or the budget is in another currency than its price.
+        PlanError: There is no such pool, its GPUs cannot do what a stage asks for, or the budget is
+            in another currency than its price.
     """
     pool = _named_or_cheapest(spec, pools)
+    if not _serves(spec, pool):
+        raise PlanError(
+            f"lora.baseDtype FP8 needs GPUs with 8-bit products, and pool {pool.name} has "
+            f"{pool.spec.accelerator}; name a pool of H100, H200 or L40S, or leave baseDtype out"
+        )
     if spec.budget is not None and spec.budget.currency != pool.spec.currency:
         raise PlanError(
             f"budget.currency is {spec.budget.currency}, but pool {pool.name} is priced in "
@@ -78,7 +87,13 @@ def _named_or_cheapest(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) ->
         )
     if not pools:
         raise PlanError("there is no GPUPool; ask the platform team to create one")
-    return min(pools, key=lambda pool: (Decimal(pool.spec.price_per_gpu_hour), pool.name))
+    serving = [pool for pool in pools if _serves(spec, pool)] or pools  # then it is said why not
+    return min(serving, key=lambda pool: (Decimal(pool.spec.price_per_gpu_hour), pool.name))
+
+
+def _serves(spec: StackedTrainingSpec, pool: GPUPool) -> bool:
+    wants_fp8 = any(stage.lora and stage.lora.base_dtype for stage in spec.stages)
+    return not (wants_fp8 and pool.spec.accelerator in _WITHOUT_FP8)
 
 
 def place(

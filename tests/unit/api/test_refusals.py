@@ -76,6 +76,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "stage math: lora belongs to method LoRA or QLoRA; a Full stage has no adapter",
         "lora belongs to method LoRA or QLoRA; a Full stage has no adapter",
     ),
+    "an FP8 base of a QLoRA stage": (
+        first_stage(method="QLoRA", lora={"baseDtype": "FP8"}),
+        "stage math: lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
+        "lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
+    ),
+    "a base in 8-bit integers": (
+        first_stage(lora={"baseDtype": "INT8"}),
+        "Input should be 'FP8'",
+        '"FP8"',
+    ),
     "ContinueAdapter on a Full stage": (
         stages(STAGE, FULL | {"name": "cic", "handoff": "ContinueAdapter"}),
         "stage cic: a Full stage cannot continue an adapter; use handoff Merge",

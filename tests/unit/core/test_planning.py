@@ -40,6 +40,16 @@ def test_no_pool(compute: dict[str, Any], pools: Any, sentence: str) -> None:
     assert sentence in str(error.value)
 
 
+def test_fp8_is_for_pools_whose_gpus_have_it() -> None:
+    old, new = pool("old", accelerator="A100", pricePerGPUHour="1"), pool("new")
+    fp8 = stage("one", lora={"baseDtype": "FP8"})
+    assert choose_pool(stack(spec(ADAPTER)).spec, (old, new)).name == "old"
+    assert choose_pool(stack(spec(fp8)).spec, (old, new)).name == "new"
+    for compute, pools in (({"pool": "old"}, (old, new)), ({}, (old,))):
+        with pytest.raises(PlanError, match="FP8 needs GPUs with 8-bit products, and pool old has"):
+            choose_pool(stack(spec(ADAPTER, fp8 | {"name": "two"}, compute=compute)).spec, pools)
+
+
 def test_the_budget_is_in_the_pools_currency() -> None:
     fields = spec(budget={"limit": "5", "currency": "EUR"})
     with pytest.raises(PlanError, match=r"budget.currency is EUR, but pool h200 is priced in USD"):

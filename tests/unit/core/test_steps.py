@@ -185,6 +185,10 @@ def changed(before: dict[str, Any], edit: Any) -> set[str]:
             lambda s: s["stages"][1].update(hyperparameters={"learningRate": "3e-6"}),
             {"cic/train", "cic/merge", "cic/evaluate", "publish"},
         ),
+        (
+            lambda s: s["stages"][1].update(lora={"baseDtype": "FP8"}),
+            {"cic/train", "cic/merge", "cic/evaluate", "publish"},
+        ),
         (lambda s: s["stages"][1]["evaluate"][0].update(minimum="0.6"), set()),
         (lambda s: s["stages"][1].update(onGateFailure="Warn"), set()),
         (lambda s: s.update(compute={"gpus": 8}), set()),

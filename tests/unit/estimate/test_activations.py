@@ -110,9 +110,8 @@ def test_computing_less_in_one_layer_would_not_fit(
 
 def test_the_last_layers_keep_the_most() -> None:
     memory = LayerMemory(1, 10, 15, 5)
-    found = {
-        b: choose(memory, 3, 1, b, most=True).modes for b in (0, 16, 17, 18, 27, 34, 35, 40, 50)
-    }
+    budgets = 0, 16, 17, 18, 27, 34, 35, 40, 50
+    found = {b: choose(memory, 3, 1, b, most=True).modes for b in budgets}
     assert found == {
         0: [OFFLOAD] * 3,
         16: [OFFLOAD, OFFLOAD, LAYERS],

@@ -161,19 +161,8 @@ class QueryKeyValue(torch.autograd.Function):
                 rotate(gradient, target, *ctx.angles, back=True)
             else:
                 target.copy_(gradient)
-        want_x, want_weight, *_ = ctx.needs_input_grad
-        dx = dweight = None
-        if want_x or want_weight:
-            dx = ctx.before.gradient_buffer(x)
-            dweight = rms_norm_backward(
-                group.backward_input(dy, kept), x, ctx.weight, inverse, dx,
-                residual=residual, want_weight=want_weight,
-            )  # fmt: skip
-        if normed is None:
-            normed = torch.empty_like(x)
-            rms_norm(x, ctx.weight, ctx.epsilon, normed)
-        of_group = group.backward_parameters(normed, dy, kept)
-        return dx, dweight, None, None, None, None, None, None, *of_group
+        of_norm, of_group = _through_norm(ctx, dy, kept, residual, (x, inverse, normed))
+        return *of_norm, None, None, None, None, None, None, *of_group
 
 
 class Output(Linears):
@@ -208,7 +197,7 @@ class FeedForward(torch.autograd.Function):
         swiglu(inner, product, gate_up.pending(kept_up))
         y, kept_down = down.forward(product)
         ctx.weight, ctx.epsilon, ctx.before = weight, epsilon, before
-        ctx.groups = gate_up, down
+        ctx.group, ctx.down = gate_up, down
         ctx.save_for_backward(
             x, inverse, inner, kept_up.low, kept_up.mask, kept_down.low, kept_down.mask,
             *((normed, product) if keep else (None, None)),
@@ -219,7 +208,7 @@ class FeedForward(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Of x, the norm's weight, and the groups' tensors."""
         x, inverse, inner, low_up, mask_up, low_down, mask_down, normed, product = ctx.saved_tensors
-        (gate_up, down), (residual,) = ctx.groups, gradients
+        gate_up, down, (residual,) = ctx.group, ctx.down, gradients
         kept_up, kept_down = Kept(low_up, mask_up), Kept(low_down, mask_down)
         dy = _with_room(residual, down)
         dproduct = down.backward_input(dy, kept_down, late=True)
@@ -235,17 +224,39 @@ class FeedForward(torch.autograd.Function):
         )
         of_down = down.backward_parameters(again if product is None else product, dy, kept_down)
         del dproduct, again, product, dy
-        want_weight = ctx.needs_input_grad[1]
+        of_norm, of_up = _through_norm(ctx, dinner, kept_up, residual, (x, inverse, normed))
+        return *of_norm, None, None, None, None, None, *of_up, *of_down
+
+
+def _through_norm(
+    ctx: Any,
+    dy: torch.Tensor,
+    kept: Kept,
+    residual: torch.Tensor,
+    saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+) -> tuple[tuple[torch.Tensor | None, torch.Tensor | None], list[torch.Tensor | None]]:
+    """Of x and the norm's weight, and of the group behind the norm.
+
+    Args:
+        ctx: Of the node.
+        dy: Of the group's outputs, in a `gradient_buffer`.
+        kept: By the group.
+        residual: Of x beside the norm.
+        saved: x, 1 / rms(x), and what the norm put out; None: it is computed again.
+    """
+    x, inverse, normed = saved
+    want_x, want_weight, *_ = ctx.needs_input_grad
+    dx = dweight = None
+    if want_x or want_weight:
         dx = ctx.before.gradient_buffer(x)
         dweight = rms_norm_backward(
-            gate_up.backward_input(dinner, kept_up), x, ctx.weight, inverse, dx,
+            ctx.group.backward_input(dy, kept), x, ctx.weight, inverse, dx,
             residual=residual, want_weight=want_weight,
         )  # fmt: skip
-        if normed is None:
-            normed = torch.empty_like(x)
-            rms_norm(x, ctx.weight, ctx.epsilon, normed)
-        of_up = gate_up.backward_parameters(normed, dinner, kept_up)
-        return dx, dweight, None, None, None, None, None, *of_up, *of_down
+    if normed is None:
+        normed = torch.empty_like(x)
+        rms_norm(x, ctx.weight, ctx.epsilon, normed)
+    return (dx, dweight), ctx.group.backward_parameters(normed, dy, kept)
 
 
 class Norm(torch.autograd.Function):

@@ -19,6 +19,9 @@ from latticeforge_trainer.models.loading import (
 )
 from latticeforge_trainer.models.streaming import Report
 
+FP8_CAPABILITY = (8, 9)
+"""Of the first GPUs with 8-bit products: Ada, then Hopper."""
+
 
 def starting_folder(config: TrainConfig, store: Store) -> Path:
     """The folder of the model that the stage starts from."""
@@ -48,6 +51,8 @@ def starting_model(
     folder = starting_folder(config, store)
     base_dtype = config.payload.lora.base_dtype if config.payload.lora else None
     refuse_mismatch(method, quantization_of(folder), strategy.zero_stage, base_dtype)
+    if base_dtype is not None:
+        refuse_without_fp8(device)
     dtype = torch.bfloat16 if strategy.precision == "bf16" else torch.float32
     model = load_weights(
         folder,
@@ -80,6 +85,19 @@ def refuse_mismatch(
         f"a base in {quantization} is for inference only: train from its 16-bit weights, or from "
         "an NF4 base with QLoRA"
     )
+
+
+def refuse_without_fp8(device: torch.device) -> None:
+    """Refuse a GPU without 8-bit products; on a CPU they are imitated.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+        raise UserError(
+            f"lora.baseDtype FP8 needs a GPU with 8-bit products, and this is an "
+            f"{torch.cuda.get_device_name(device)}: use H100, H200 or L40S, or leave baseDtype out"
+        )
 
 
 def _with_adapter(model: Any, config: TrainConfig, store: Store) -> nn.Module:
