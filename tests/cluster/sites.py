@@ -83,7 +83,7 @@ class OneMachine:
     kubeconfig: Path
     operator_image: str = "none"
     trainer_image: str = "none"
-    patience: float = 150
+    patience: float = 300
 
     def hub_address(self, namespace: str) -> HubAddress:  # noqa: ARG002  (pods share the loopback)
         """On the loopback, by both of its names."""
