@@ -107,9 +107,16 @@ class PodWorker:
             self.stop(float(sooner or 0))
 
     def stop(self, grace: float | None = None) -> None:
-        """Ends the pod: SIGTERM, and SIGKILL after the grace period (by default the pod's own)."""
+        """Ends the pod: SIGTERM, and SIGKILL after the grace period (by default the pod's own).
+
+        Without one, SIGKILL alone.
+        """
         if grace is None:
             grace = float(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE_SECONDS))
+        if grace <= 0:
+            self._stopping.set()
+            self._kill()  # a SIGTERM before it would leave a busy machine time to act on it
+            return
         if not self._stopping.is_set():
             self._stopping.set()
             for container in self._containers.values():
