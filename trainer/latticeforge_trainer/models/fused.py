@@ -25,11 +25,15 @@ from latticeforge_trainer.models.recompute import run_layer
 log = logging.getLogger(__name__)
 
 
+def causal_of(model: nn.Module) -> Any:
+    """The transformers model, whatever is wrapped around it."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    return unwrap() if unwrap else model
+
+
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The decoder layers of a causal language model, or of a PEFT model around one."""
-    unwrap: Any = getattr(model, "get_base_model", None)
-    causal: Any = unwrap() if unwrap else model
-    return list(causal.get_decoder().layers)
+    return list(causal_of(model).get_decoder().layers)
 
 
 def is_fusible(layer: nn.Module) -> bool:
@@ -133,8 +137,7 @@ def _apply_liger(model: nn.Module) -> None:
     """Liger's norms, rotary embeddings and gated products, for the architectures that it knows."""
     from liger_kernel.transformers import _apply_liger_kernel_to_instance  # noqa: PLC0415  (Triton)
 
-    unwrap: Any = getattr(model, "get_base_model", None)
     # The loss is ours: on learned tokens only.
     _apply_liger_kernel_to_instance(
-        model=unwrap() if unwrap else model, cross_entropy=False, fused_linear_cross_entropy=False
+        model=causal_of(model), cross_entropy=False, fused_linear_cross_entropy=False
     )

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.models.documents import Boundaries
+from latticeforge_trainer.models.fused import causal_of
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.head import LOGITS_AT_ONCE, LinearCrossEntropy
@@ -43,8 +44,7 @@ class TargetLoss(nn.Module):
     @property
     def causal(self) -> Any:
         """The transformers model, whatever is wrapped around it."""
-        unwrap: Any = getattr(self.model, "get_base_model", None)
-        return unwrap() if unwrap else self.model
+        return causal_of(self.model)
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The sum of -log p over the batch's targets, in fp32; zero if it has none."""
