@@ -133,7 +133,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
 
 async def take(events: AsyncIterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Reads that many events of a watch, or fails after ten seconds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [await anext(events) for _ in range(count)]
 
 

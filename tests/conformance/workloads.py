@@ -19,7 +19,7 @@ from latticeforge_operator.devcluster.controllers.nodes import NodeCapacity
 
 IMAGE = os.environ.get("LATTICEFORGE_TEST_IMAGE", "busybox:1.36")
 # A real cluster pulls images and backs off for ten seconds.
-PATIENCE = 120 if "LATTICEFORGE_TEST_KUBECONFIG" in os.environ else 15
+PATIENCE = 120
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 SEEDS = 12
 SHARE = 0.2
-AT_ONCE = 12
+AT_ONCE = 6
 IMPATIENT: dict[str, Any] = {
     "program.INACTIVITY_TIMEOUT": 1.5,
     "program.WATCH_BACKOFFS": [0.05] * 100,

@@ -100,7 +100,7 @@ async def test_the_life_of_a_release(helm: Client, store: Store, chart: str) -> 
     types = {secret["type"] for secret in store.list(SECRETS, "default")}
     assert types == {"helm.sh/release.v1"}
 
-    await helm("uninstall", "demo", "--wait", "--timeout=30s")
+    await helm("uninstall", "demo", "--wait", "--timeout=60s")
     for key in (CONFIG_MAPS, SECRETS, DEPLOYMENTS, WIDGET_KEY):
         assert store.list(key, "default") == []
 

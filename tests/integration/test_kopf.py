@@ -27,7 +27,7 @@ def widget(name: str) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # another process decides
             await asyncio.sleep(0.05)
 

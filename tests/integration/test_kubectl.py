@@ -180,7 +180,7 @@ def make_pod(store: Store) -> None:
 async def test_get_watches(with_widgets: Client, store: Store) -> None:
     kubectl = with_widgets
     await kubectl("apply", "-f", "-", stdin=WIDGET)
-    async with kubectl.running("get", "widgets", "-w") as process, asyncio.timeout(20):
+    async with kubectl.running("get", "widgets", "-w") as process, asyncio.timeout(60):
         assert process.stdout is not None
         assert (await process.stdout.readline()).split()[0] == b"NAME"
         assert (await process.stdout.readline()).split()[0] == b"w"
@@ -193,7 +193,7 @@ async def test_wait_for_a_condition_a_field_and_deletion(kubectl: Client, store:
     await kubectl("apply", "-f", "-", stdin=JOB)
 
     async def wait(wanted: str) -> str:
-        return await kubectl("wait", "--timeout=20s", "job/j", f"--for={wanted}")
+        return await kubectl("wait", "--timeout=60s", "job/j", f"--for={wanted}")
 
     async with asyncio.TaskGroup() as tasks:
         complete = tasks.create_task(wait("condition=Complete"))
@@ -270,12 +270,12 @@ async def test_create_secret_and_namespace(kubectl: Client) -> None:
     )
     shown = await kubectl("get", "secret", "hub", "-n", "team", "-o", "jsonpath={.data.token}")
     assert shown == "bWFkZS11cA=="
-    await kubectl("delete", "namespace", "team", "--timeout=20s")
+    await kubectl("delete", "namespace", "team", "--timeout=60s")
 
 
 async def test_delete_waits_until_it_is_gone(with_widgets: Client, store: Store) -> None:
     await with_widgets("apply", "-f", "-", stdin=WIDGET)
-    assert "deleted" in await with_widgets("delete", "widget", "w", "--timeout=20s")
+    assert "deleted" in await with_widgets("delete", "widget", "w", "--timeout=60s")
     assert store.list(WIDGET_KEY) == []
 
 

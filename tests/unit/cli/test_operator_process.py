@@ -17,7 +17,7 @@ import pytest
 from latticeforge_operator.cli import operator_process
 from latticeforge_operator.cli.operator_process import OperatorProcess
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 async def until(holds: Callable[[], bool]) -> None:

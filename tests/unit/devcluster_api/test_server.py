@@ -150,7 +150,7 @@ async def test_closing_does_not_wait_for_watches(monkeypatch: pytest.MonkeyPatch
         session.get(f"{server.credential_url}/api/v1/namespaces?watch=true") as response,
     ):
         assert b"ADDED" in await response.content.readline()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await server.aclose()
         with pytest.raises(aiohttp.ClientError):
             await response.content.read()

@@ -48,7 +48,7 @@ def test_timestamps_are_those_of_the_given_clock(store: Store) -> None:
 async def test_a_watch_begins_with_what_exists(store: Store) -> None:
     store.create(CONFIG_MAPS, "default", {"metadata": {"name": "a"}})
     seen: list[WatchEvent] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async for event in store.watch(CONFIG_MAPS, "default"):
             seen.append(event)
             if len(seen) == 1:

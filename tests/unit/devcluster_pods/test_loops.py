@@ -100,5 +100,5 @@ async def test_sleeping_follows_a_clock_that_jumps() -> None:
     await asyncio.sleep(0)
     assert not sleeper.done()
     moment += timedelta(days=1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await sleeper

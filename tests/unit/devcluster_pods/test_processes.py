@@ -34,7 +34,7 @@ def launch(folder: Path, *command: str, workdir: Path | None = None) -> Launch:
 
 async def run(folder: Path, script: str) -> Exit:
     process = await ContainerProcess.start(launch(folder, "sh", "-c", script))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await process.wait()
 
 
@@ -107,7 +107,7 @@ async def test_terminate_reaches_the_whole_group_and_leaves_it_time(tmp_path: Pa
     child = f"trap 'sleep 0.1; echo saved > saved; exit' TERM; {loop}"
     process = await ContainerProcess.start(launch(tmp_path, "sh", "-c", f"({child}) & wait"))
     await until((tmp_path / "ready").exists)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         process.terminate()
         assert await process.wait() == Exit(143, 15)
     assert (tmp_path / "saved").exists()
@@ -117,7 +117,7 @@ async def test_kill_ends_what_ignores_terminate(tmp_path: Path) -> None:
     script = "trap '' TERM; echo > ready; while :; do sleep 0.01; done"
     process = await ContainerProcess.start(launch(tmp_path, "sh", "-c", script))
     await until((tmp_path / "ready").exists)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         process.terminate()
         process.kill()
         assert await process.wait() == Exit(137, 9)
@@ -132,7 +132,7 @@ async def test_the_end_of_the_first_process_is_the_end_of_all(tmp_path: Path) ->
 async def test_killing_the_shim_ends_the_container(tmp_path: Path) -> None:
     process = await ContainerProcess.start(launch(tmp_path, "sleep", "60"))
     os.kill(psutil.Process(process.pid).ppid(), signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await process.wait() == Exit(137, 9)
     await until(lambda: not alive(process.pid))
 
