@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
+from latticeforge_operator.api.base import parse_quantity
 from latticeforge_operator.api.training import LoRA
 from latticeforge_operator.core.planning.options import Request, option_of
 from latticeforge_operator.core.planning.placement import WITHOUT_FP8
 from latticeforge_operator.core.planning.plan import Alternative, Option
+from latticeforge_operator.core.planning.words import rounded_up
 from latticeforge_trainer.contract import Method
 from latticeforge_trainer.estimate.base_model import why_untrainable
 from latticeforge_trainer.estimate.terms import GIB, total
@@ -44,7 +46,7 @@ class _Edit:
 def that_fit(request: Request, option: Option) -> tuple[Alternative, ...]:
     """Edits that would make a refused option fit, the first of each kind that does."""
     found = []
-    for kind in (_more_gpus, _more_host, _smaller_method, _int8, _shorter):
+    for kind in (_more_storage, _more_gpus, _more_host, _smaller_method, _int8, _shorter):
         planned = (_planned(edit) for edit in kind(request, option.pool, option.gpus))
         first = next((a for a in planned if a.option.refusal is None), None)
         if first is not None:
@@ -69,6 +71,16 @@ def _is_faster(other: Option, option: Option) -> bool:
 
 def _planned(edit: _Edit) -> Alternative:
     return Alternative(edit.change, option_of(edit.request, edit.pool, edit.gpus), edit.lossy)
+
+
+def _more_storage(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    storage = request.spec.storage
+    needed = total(option_of(request, pool, gpus).disk)
+    if storage.size is None or needed <= parse_quantity(storage.size):
+        return
+    size = rounded_up(needed)
+    spec = request.spec.model_copy(update={"storage": storage.model_copy(update={"size": size})})
+    yield _Edit(f"storage.size: {size}", replace(request, spec=spec), pool, gpus)
 
 
 def _more_gpus(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:

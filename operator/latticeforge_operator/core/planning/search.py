@@ -130,15 +130,13 @@ def _tried(task: Task, site: Site, sharding: Sharding, micro_batch: int) -> Stag
 
 def _strategy(site: Site, sharding: Sharding, micro_batch: int, mode: Recompute) -> Strategy:
     stage, offload = sharding
-    # Without validation: a search makes a hundred.
-    return Strategy.model_construct(
+    return Strategy(
         processes=site.processes,
         nodes=site.nodes,
         micro_batch=micro_batch,
         zero_stage=stage,
         offload=offload,
         recompute=mode,
-        precision="bf16",
     )
 
 

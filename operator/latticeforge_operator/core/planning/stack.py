@@ -43,7 +43,7 @@ def plan_stack(
     Raises:
         PlanError: It cannot run; one sentence with numbers.
     """
-    if model is None or _is_on_cpu(spec, pools):
+    if model is None or not is_predictable(spec, pools):
         return _unpredicted(spec, pools)
     request = Request(spec, model, data or {}, history or History(), headroom)
     plan = _plan(request, pools)
@@ -56,7 +56,7 @@ def plan_stack(
 def survey(
     spec: StackedTrainingSpec,
     pools: Sequence[GPUPool],
-    model: BaseModel,
+    model: BaseModel | None,
     *,
     data: Mapping[str, StageData] | None = None,
     history: History | None = None,
@@ -66,7 +66,7 @@ def survey(
     Raises:
         PlanError: There is nothing to look at: no such pool, or a base that cannot be trained.
     """
-    if _is_on_cpu(spec, pools):
+    if model is None or not is_predictable(spec, pools):
         return _unpredicted(spec, pools)
     request = Request(spec, model, data or {}, history or History())
     plan = _plan(request, pools)
@@ -156,9 +156,13 @@ def _refuse_currencies(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> N
         )
 
 
-def _is_on_cpu(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> bool:
-    """Whether there is nothing but CPU to run on."""
-    return all(p.spec.accelerator is Accelerator.CPU for p in eligible(spec, pools))
+def is_predictable(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> bool:
+    """Whether there are GPUs to run on: on CPU nothing is predicted.
+
+    Raises:
+        PlanError: There is no pool at all, or not the one that is named.
+    """
+    return any(p.spec.accelerator is not Accelerator.CPU for p in eligible(spec, pools))
 
 
 def _unpredicted(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> Plan:

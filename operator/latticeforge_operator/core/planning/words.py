@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.api.base import parse_duration
 from latticeforge_operator.api.training import OnExceed
-from latticeforge_operator.core.planning.strategies import accumulation
-from latticeforge_trainer.contract import Method, Offload, Recompute, TrainPayload
+from latticeforge_trainer.contract import Method, Offload, Recompute
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.terms import GIB, Term, total
 
@@ -50,11 +49,10 @@ def billions(count: int) -> str:
 def strategy(stage: StagePlan) -> str:
     """How a stage trains: `ZeRO-3, AdamW's states in host memory, micro-batch 2 x 4, …`."""
     used = stage.strategy
-    world, passes = stage.run.world, accumulation(stage.run.payload, used)
-    parts = [_sharding(used.zero_stage, world)]
+    parts = [_sharding(used.zero_stage, stage.run.world)]
     if used.offload is not Offload.NONE:
         parts.append(_OFFLOADED[used.offload])
-    parts.append(f"micro-batch {used.micro_batch} × {passes}")
+    parts.append(f"micro-batch {used.micro_batch} × {stage.run.micro_batches}")
     parts.append(_recomputed(stage.memory.modes))
     return ", ".join(parts)
 
@@ -137,11 +135,11 @@ def too_large_for_volume(terms: Sequence[Term], needed: int, spec: StackedTraini
     largest = max(terms, key=lambda term: term.bytes)
     return (
         f"storage.size {spec.storage.size} is too small: the stack writes {gib(needed)}, of which "
-        f"{largest.name} {gib(largest.bytes)} ({largest.why}); ask for {_rounded_up(needed)}"
+        f"{gib(largest.bytes)} for {largest.name} ({largest.why}); ask for {rounded_up(needed)}"
     )
 
 
-def _rounded_up(size: int) -> str:
+def rounded_up(size: int) -> str:
     """A quantity with room: the next multiple of 100 Gi."""
     return f"{-(-size // (100 * GIB)) * 100}Gi"
 
@@ -174,14 +172,9 @@ def too_dear(spec: StackedTrainingSpec, option: Option) -> str | None:
 
 
 def cost(option: Option) -> str:
-    """Money as `48.12 USD (40.10 to 60.15)`."""
+    """Money as `48.12 USD (40.10–60.15)`."""
     spread, currency = option.cost, option.pool.spec.currency
-    return f"{spread.expected:,} {currency} ({spread.low:,} to {spread.high:,})"
-
-
-def tokens_per_step(payload: TrainPayload) -> str:
-    """The batch that is kept: `64 sequences of 4,096 tokens`."""
-    return f"{payload.sequences_per_step} sequences of {payload.sequence_length:,} tokens"
+    return f"{spread.expected:,} {currency} ({spread.low:,}–{spread.high:,})"
 
 
 def tradeoff(option: Option) -> str:
