@@ -149,6 +149,22 @@ def why_untrainable(quantization: str | None, method: Method) -> str | None:
     )
 
 
+def why_unmergeable(quantization: str | None) -> str | None:
+    """Why no adapter is merged into a model whose weights are stored so, and what to do instead.
+
+    Returns:
+        The rest of a sentence that begins with the model's name; None: it can be.
+    """
+    if quantization is None:
+        return None
+    kind = "NF4" if quantization == NF4 else quantization
+    return (
+        f"holds {kind} weights, and merging an adapter into 4-bit weights changes what it "
+        "computes: publish the adapter (artifact: Adapter, handoff: ContinueAdapter), or use "
+        "the 16-bit model as base, with method QLoRA as well"
+    )
+
+
 def _bytes_per_weight(config: Mapping[str, Any], quantization: str) -> float:
     bits = config["quantization_config"].get("bits")
     if isinstance(bits, int) and bits > 0:

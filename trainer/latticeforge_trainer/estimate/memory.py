@@ -4,9 +4,9 @@ A step is looked at where its memory can peak: when the loss is taken (everythin
 logits are there), in backward behind each layer (what is kept goes, gradients come), and when
 weights are updated. The largest of these is the peak, and its terms are what `Memory` lists.
 
-`allocated` is `torch.cuda.max_memory_allocated`; `reserved` is `max_memory_reserved`, with what lies
-between tensors. CUDA's context and NCCL's buffers are outside both; `capacity` is what they, and a
-margin, leave of the chip.
+`allocated` is `torch.cuda.max_memory_allocated`; `reserved` is `max_memory_reserved`, with what
+lies between tensors. CUDA's context and NCCL's buffers are outside both; `capacity` is what they,
+and a margin, leave of the chip.
 """
 
 from __future__ import annotations

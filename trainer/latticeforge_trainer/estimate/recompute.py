@@ -1,4 +1,4 @@
-"""What `recompute: auto` chooses: the trainer asks with what is free, the planner with what will be.
+"""What `recompute: auto` chooses, for the trainer by what is free, for a plan by what will be.
 
 Both go through `choose_modes`, so that a plan says what the trainer will do.
 """

@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.recompute import LOGITS_AT_ONCE
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fused import causal_of
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
-from latticeforge_trainer.training.head import LOGITS_AT_ONCE, LinearCrossEntropy
+from latticeforge_trainer.training.head import LinearCrossEntropy
 
 UNKNOWN_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 """Config fields by which some architectures scale their logits after the head."""
