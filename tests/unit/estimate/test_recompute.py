@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 
-from latticeforge_trainer.contract import LoRASettings, Method, Recompute, TrainPayload
+from latticeforge_trainer.contract import (
+    LoRASettings,
+    Method,
+    Recompute,
+    Strategy,
+    TrainPayload,
+)
 from latticeforge_trainer.estimate import recompute
 from latticeforge_trainer.estimate.activations import Choice, choose, layer_memory
-from latticeforge_trainer.estimate.recompute import bytes_of_head, bytes_to_come, choose_modes
+from latticeforge_trainer.estimate.recompute import (
+    bytes_gathered,
+    bytes_of_head,
+    choose_modes,
+)
 from latticeforge_trainer.estimate.shapes import ModelShape, model_shape
+from latticeforge_trainer.estimate.states import bytes_to_come
 
 FIELDS = {
     "model_type": "qwen2",
@@ -40,9 +51,20 @@ def payload(method: Method = Method.LORA, **fields: Any) -> TrainPayload:
     return TrainPayload(method=method, lora=lora, learning_rate=1, **sizes, **fields)
 
 
-def chosen(of: TrainPayload, at_hand: int, *, tokens: int = 100, fused: bool = True) -> Choice:
-    more: dict[str, Any] = {"trained": 1000, "accumulates": True}
-    return choose_modes(shape(), of, tokens=tokens, at_hand=at_hand, fused=fused, **more)
+def chosen(
+    of: TrainPayload, at_hand: int, *, stage: Any = 0, fused: bool = True, plain_head: bool = True
+) -> Choice:
+    return choose_modes(
+        shape(),
+        of,
+        Strategy(zero_stage=stage, processes=2),
+        tokens=100,
+        at_hand=at_hand,
+        trained=1000,
+        accumulates=True,
+        fused=fused,
+        plain_head=plain_head,
+    )
 
 
 @pytest.mark.parametrize("at_hand", [0, 200_000, 400_000, 10**6])
@@ -61,28 +83,56 @@ def test_layers_may_keep_what_is_at_hand_less_what_will_be_taken(
     assert chosen(payload(method), at_hand, fused=fused) == expected
 
 
+def test_capped_logits_are_taken_in_32_bits_too() -> None:
+    budget = 10**6 - 12_000 - (2 * 2 * 100 * 64 + 10 * 100 * 96)
+    expected = choose(layer_memory(shape()), 3, 100, budget, most=True)
+    assert chosen(payload(), 10**6, plain_head=False) == expected
+
+
+def test_zero_3_leaves_room_for_what_it_gathers() -> None:
+    at_hand = 10**9
+    budget = at_hand - bytes_gathered(shape()) - (2 * 2 * 100 * 64 + 10 * 100 * 96)
+    expected = choose(layer_memory(shape()), 3, 100, budget, most=True)
+    assert chosen(payload(), at_hand, stage=3, plain_head=False) == expected
+    # The embedding and the head, each at most what is kept; everything; 100 million ahead.
+    assert bytes_gathered(shape()) > 2 * (96 * 64 + shape().parameters + 100_000_000)
+
+
 def test_layers_with_experts_are_computed_again() -> None:
     choice = choose_modes(
         shape(**EXPERTS),
         payload(),
+        Strategy(),
         tokens=1,
         at_hand=10**12,
         trained=1,
         accumulates=False,
         fused=False,
+        plain_head=True,
     )
     assert choice == Choice([Recompute.LAYERS] * 3, 0)
 
 
 @pytest.mark.parametrize(
-    ("states", "accumulates", "each"),
-    [("fp32", False, 8), ("fp32", True, 12), ("int8", False, 4.25), ("int8", True, 8.25)],
+    ("states", "stage", "accumulates", "each"),
+    [
+        ("fp32", 0, False, 8),
+        ("fp32", 0, True, 12),
+        ("int8", 0, False, 4.125),
+        ("int8", 0, True, 8.125),
+        ("fp32", 1, False, 4),  # of two processes
+        ("fp32", 1, True, 8),
+        ("fp32", 2, True, 6),
+        ("int8", 2, False, 1.0625),
+        ("fp32", 3, True, 0),
+    ],
 )
 def test_moments_and_standing_gradients_are_still_to_come(
-    states: str, accumulates: bool, each: float
+    states: str, stage: Any, accumulates: bool, each: float
 ) -> None:
     of = payload(Method.FULL, optimizer_states=states)
-    assert bytes_to_come(of, 1000, accumulates=accumulates) == 1000 * each
+    strategy = Strategy(zero_stage=stage, processes=2)
+    assert bytes_to_come(of, strategy, 16_000, accumulates=accumulates) == 16_000 * each
 
 
 def test_there_are_no_more_logits_than_tokens_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ class Loss:
 
     def __init__(self, device: str, causal: Any) -> None:
         self.model = self.causal = causal
+        self.has_plain_head = type(causal).__name__ != "Gemma2ForCausalLM"
         self._device = torch.device(device)
 
     def parameters(self) -> Iterator[Any]:
@@ -129,8 +130,10 @@ def test_the_choice_is_made_by_what_is_at_hand_and_trained(
         "trained": TRAINED,
         "accumulates": True,
         "fused": fused,
+        "plain_head": fused,
     }
-    assert asked == [model_shape(of.config.to_dict()), config.payload, state]
+    shape = model_shape(of.config.to_dict())
+    assert asked == [shape, config.payload, config.runtime.strategy, state]
 
 
 def test_what_is_free_or_cached_is_at_hand_less_a_share_of_all(

@@ -60,6 +60,8 @@ class BaseModel:
     architecture: str
     """`model_type` of the config."""
     activation: str
+    capped_logits: bool
+    """Whether the head's outputs are bounded, as Gemma's are."""
     quantization: str | None
     """`nf4`, `gptq`, …; None for 16- and 32-bit weights."""
     weight_bits: int
@@ -94,6 +96,7 @@ def read_base_model(config: Mapping[str, Any]) -> BaseModel:
         shape=shape,
         architecture=kind,
         activation=str(text.get("hidden_act") or text.get("hidden_activation") or "silu"),
+        capped_logits=bool(text.get("final_logit_softcapping")),
         quantization=quantization,
         weight_bits=int(8 * linear),
         stored_bytes=int(linear * linears) + plain * (parameters.total - linears),

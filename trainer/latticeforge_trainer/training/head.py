@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from latticeforge_trainer.estimate.recompute import LOGITS_AT_ONCE
+from latticeforge_trainer.estimate.buckets import LOGITS_AT_ONCE
 from latticeforge_trainer.kernels.cross_entropy import loss_and_gradient_
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from typing import Any
 
 import torch
 
@@ -48,11 +49,13 @@ def choose_recompute(
     choice = choose_modes(
         shape,
         config.payload,
+        config.runtime.strategy,
         tokens=tokens,
         at_hand=bytes_at_hand(device),
-        trained=sum(p.numel() for p in loss.parameters() if p.requires_grad),
+        trained=sum(_size(p) for p in loss.parameters() if p.requires_grad),
         accumulates=accumulates,
         fused=all(map(is_fusible, layers)),
+        plain_head=loss.has_plain_head,
     )
     counts = Counter(mode.value for mode in choice.modes)
     said = ", ".join(f"{mode} in {count}" for mode, count in counts.items())
@@ -75,3 +78,9 @@ def bytes_at_hand(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free + cached - margin(total)
+
+
+def _size(parameter: Any) -> int:
+    """Numbers of a parameter, also while ZeRO-3 holds it in partitions."""
+    size: int = getattr(parameter, "ds_numel", parameter.numel())
+    return size
