@@ -46,7 +46,7 @@ def _add_rows(table: Table, option: Option, *, chosen: bool) -> None:
     style = "bold" if chosen else "dim" if option.refusal else ""
     figures = _figures(option)
     if option.refusal or not option.stages:
-        why = option.refusal or "on CPU nothing is predicted"
+        why = option.reason or option.refusal or "on CPU nothing is predicted"
         table.add_row(*where, _memory(option.stages), *figures, why, style=style)
         return
     for stage in option.stages:
@@ -136,7 +136,7 @@ def _step_times(stage: StagePlan) -> Table:
 def _work_times(option: Option) -> Table:
     table = _table("time of every step", "expected")
     for work in option.works:
-        held = f"{work.units} GPUs" if work.units else "on CPU, free"
+        held = {0: "on CPU, free", 1: "1 GPU"}.get(work.units, f"{work.units} GPUs")
         table.add_row(work.step, words.hours(work.seconds.expected), f"{held}: {work.why}")
     return table
 

@@ -81,28 +81,31 @@ def states(model: BaseModel, gpus: int) -> str:
     return f"{ADAMW_BYTES} bytes × {billions(model.parameters.total)}{shared} = {gib(size)}"
 
 
-def misfit(task: Task, site: Site, misfits: Sequence[Misfit]) -> str:
+def unfit(site: Site, task: Task) -> str:
+    """What does not fit where."""
+    where = f"{site.gpus} × {site.chip.name}" if site.gpus > 1 else f"one {site.chip.name}"
+    return (
+        f"stage {task.stage}: method {task.payload.method} of "
+        f"{billions(task.model.parameters.total)} parameters does not fit on {where} of pool "
+        f"{site.pool.name}"
+    )
+
+
+def misfit(site: Site, task: Task, misfits: Sequence[Misfit]) -> str:
     """Why a stage does not fit: the least that it needs, on the GPUs and in host memory."""
     resident = [m for m in misfits if m.strategy.offload is Offload.NONE]
     least = min(resident, key=lambda m: m.memory.reserved)
     sharded = _sharding(least.strategy.zero_stage, site.gpus) if site.gpus > 1 else "it"
-    where = f"{site.gpus} × {site.chip.name}" if site.gpus > 1 else f"one {site.chip.name}"
     parts = []
     if not least.fits_gpu:
         parts.append(
             f"{sharded} takes {gib(least.memory.reserved)} on each GPU, which offers "
-            f"{gib(least.capacity)}{_of_states(task, site)}"
+            f"{gib(least.capacity)}{_of_states(site, task)}"
         )
-    parts += _host(site, misfits)
-    what = f"stage {task.stage}: method {task.payload.method} of {billions(_parameters(task))}"
-    return f"{what} parameters does not fit on {where} of pool {site.pool.name}: {'; '.join(parts)}"
+    return "; ".join([*parts, *_host(site, misfits)])
 
 
-def _parameters(task: Task) -> int:
-    return task.model.parameters.total
-
-
-def _of_states(task: Task, site: Site) -> str:
+def _of_states(site: Site, task: Task) -> str:
     exact = task.payload.method is Method.FULL and task.payload.optimizer_states == "fp32"
     return f" ({states(task.model, site.gpus)} before activations)" if exact else ""
 
