@@ -118,7 +118,8 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     """What is there beside weights and states, when it can be the most."""
     memory = layer_memory(run.model.shape, run.width)
     factor = 1 if is_fused(run.model) else UNFUSED
-    kept = [_kept(memory, mode) * run.tokens * factor for mode in modes]
+    of_mode = {mode: _kept(memory, mode) * run.tokens * factor for mode in set(modes)}
+    kept = [of_mode[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
     gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
@@ -153,8 +154,11 @@ def _in_backward(
     of_layer = (run.trained - tables) / shape.layers
     of_head = shape.vocabulary * shape.hidden if run.is_full else 0
     peak = (0, 0, 0, 0)
+    last = len(modes) - 1
     for layer, below in enumerate(accumulate(kept)):
-        passed = of_head + (len(modes) - 1 - layer) * of_layer
+        if 0 < layer < last and modes[layer - 1] == modes[layer] == modes[layer + 1]:
+            continue  # among layers that are alike, one at an end has the most
+        passed = of_head + (last - layer) * of_layer
         gradients = waiting or int(gradient_width(run) * passed)
         again = _again(run, modes[layer], memory)
         peak = max(peak, (below + gradients + again, below, gradients, again))

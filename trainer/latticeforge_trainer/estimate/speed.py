@@ -14,7 +14,7 @@ from latticeforge_trainer.contract import Offload, Recompute
 from latticeforge_trainer.estimate.constants import FITTED, Constants
 from latticeforge_trainer.estimate.flops import attention_flops
 from latticeforge_trainer.estimate.linears import groups_of, is_fused
-from latticeforge_trainer.estimate.memory import gpu_memory
+from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.training import Run
 from latticeforge_trainer.estimate.weights import DEQUANTIZED, base_format
 
@@ -40,16 +40,22 @@ class Speed:
 
 
 def speed(
-    run: Run, document_length: float | None = None, *, constants: Constants = FITTED
+    run: Run,
+    document_length: float | None = None,
+    *,
+    memory: Memory | None = None,
+    constants: Constants = FITTED,
 ) -> Speed:
     """How fast a run trains.
 
     Args:
         run: What is trained, and how.
         document_length: Mean tokens of a document; None: one fills a sequence.
+        memory: What `gpu_memory` says of the run, for who has asked it already.
         constants: What the chip reaches of its data sheet.
     """
-    parts = list(_micro_batch(run, document_length, constants))
+    memory = memory or gpu_memory(run, constants=constants)
+    parts = list(_micro_batch(run, memory, document_length, constants))
     launch = constants.launch * run.model.shape.layers
     parts.append(
         Time("waiting for the host", launch - _sum(parts), "to launch the kernels of all layers")
@@ -67,10 +73,11 @@ def _sum(times: list[Time]) -> float:
     return sum(time.seconds for time in times)
 
 
-def _micro_batch(run: Run, document_length: float | None, constants: Constants) -> Iterator[Time]:
+def _micro_batch(
+    run: Run, memory: Memory, document_length: float | None, constants: Constants
+) -> Iterator[Time]:
     """What the GPU computes for one micro-batch."""
     shape, chip, tokens = run.model.shape, run.chip, run.tokens
-    memory = gpu_memory(run, constants=constants)
     again = sum(mode in _WHOLE for mode in memory.modes) / len(memory.modes)
     passes = 6 if run.is_full else 4
     table = shape.vocabulary * shape.hidden

@@ -151,7 +151,7 @@ def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
         run=run,
         memory=memory,
         host=host,
-        speed=speed(run, task.data.document_length),
+        speed=speed(run, task.data.document_length, memory=memory),
         factor=task.factor,
         data=task.data,
     )
