@@ -48,7 +48,7 @@ def test_a_plan_says_what_was_chosen_and_what_it_costs() -> None:
 def test_explain_shows_every_term() -> None:
     said = words_of(plan(FULL, "--config", CONFIG, "--tokens", "12M", "--explain"))
     for part in ("memory of each GPU at its peak", "linear layers", "host memory of each pod",
-                 "optimizer states", "one optimizer step", "update", "the storage volume",
+                 "moments", "one optimizer step", "update", "the storage volume",
                  "checkpoints", "time of every step", "cic/evaluate"):  # fmt: skip
         assert part in said
 

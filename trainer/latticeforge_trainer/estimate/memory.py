@@ -19,7 +19,7 @@ from latticeforge_trainer.contract import Recompute
 from latticeforge_trainer.estimate.activations import Choice, LayerMemory, layer_memory
 from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET
 from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, Constants
-from latticeforge_trainer.estimate.linears import groups_of, is_fused
+from latticeforge_trainer.estimate.linears import expert_parameters, groups_of, is_fused
 from latticeforge_trainer.estimate.recompute import (
     UNFUSED,
     bytes_gathered,
@@ -95,6 +95,11 @@ def gpu_memory(run: Run, *, constants: Constants = FITTED) -> Memory:
         capacity=int(run.chip.memory_bytes * (1 - SAFETY)) - context,
         modes=tuple(choice.modes),
     )
+
+
+def offloaded_layers(memory: Memory) -> int:
+    """How many layers' inputs wait in host memory."""
+    return memory.modes.count(Recompute.OFFLOAD)
 
 
 def choice_of(run: Run, free: int) -> Choice:
@@ -202,7 +207,8 @@ def _passing(run: Run) -> int:
     inner, hidden = shape.intermediate, shape.hidden
     if not is_fused(run.model):
         return UNFUSED * layer_memory(shape, width).passing * run.tokens
-    room = sum(columns(run, group) for group in groups_of(run.model)) if is_concatenated(run) else 0
+    groups = [group for _, group in groups_of(run.model)]
+    room = sum(columns(run, group) for group in groups) if is_concatenated(run) else 0
     gated = run.tokens * width * (4 * inner + hidden + room)
     gated += width * inner * hidden if run.is_full else 0  # the down projection's gradient
     if base_format(run) != "fp8":
@@ -214,8 +220,10 @@ def _passing(run: Run) -> int:
 def _gathered(run: Run) -> int:
     if run.strategy.zero_stage < 3:
         return 0
-    layer = sum(group.parameters for group in groups_of(run.model))
-    matrix = max(width * group.inputs for group in groups_of(run.model) for width in group.widths)
+    groups = groups_of(run.model)
+    experts = expert_parameters(run.model.shape)
+    layer = (sum(n * g.parameters for n, g in groups) + experts) // run.model.shape.layers
+    matrix = max(width * group.inputs for _, group in groups for width in group.widths)
     trained = layer + matrix if run.is_full else 0  # its gradients, one of them flattened
     return run.width * (layer + max(PREFETCH_BUCKET, matrix) + trained)
 

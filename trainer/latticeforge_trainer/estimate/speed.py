@@ -51,7 +51,7 @@ def speed(
     Args:
         run: What is trained, and how.
         document_length: Mean tokens of a document; None: one fills a sequence.
-        memory: What `gpu_memory` says of the run, for who has asked it already.
+        memory: The run's, if it is known already: it says what is computed again.
         constants: What the chip reaches of its data sheet.
     """
     memory = memory or gpu_memory(run, constants=constants)
@@ -113,14 +113,14 @@ def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]
     """What small matrices cost beside the large ones: everything is read once more."""
     if run.is_full:
         return
-    rows = run.tokens * run.model.shape.layers
     groups = groups_of(run.model)
-    adapted = [group for group in groups if group.adapted(run.payload.lora)]
-    moved = 4 * rows * sum(group.inputs + group.outputs for group in adapted) * (1 + again / 4)
+    adapted = [(n, group) for n, group in groups if group.adapted(run.payload.lora)]
+    operands = sum(n * (group.inputs + group.outputs) for n, group in adapted)
+    moved = 4 * run.tokens * operands * (1 + again / 4)
     yield Time("adapters", _streamed(run, moved, constants.traffic), f"{moved / 1e9:.0f} GB")
     if base_format(run) == "fp8":
-        moved = 3 * rows * sum(group.inputs + group.outputs for group in groups)
-        moved += 2 * run.model.shape.layers * sum(group.parameters for group in groups)
+        moved = 3 * run.tokens * sum(n * (group.inputs + group.outputs) for n, group in groups)
+        moved += 2 * sum(n * group.parameters for n, group in groups)
         seconds = _streamed(run, moved, constants.quantize)
         yield Time("FP8 quantization", seconds, f"{moved / 1e9:.0f} GB")
 

@@ -99,7 +99,7 @@ def test_what_is_found_fits(
         assert plan.strategy.offload is Offload.NONE
         assert Recompute.OFFLOAD not in again.modes
     else:
-        assert total(host_memory(plan.run, again.modes)) <= site.host_bytes
+        assert total(host_memory(plan.run)) <= site.host_bytes
 
 
 @settings(deadline=None, max_examples=15)
@@ -118,7 +118,7 @@ def test_nothing_that_fits_is_faster(method: Method, gpus: int, model: Any) -> N
         )
         run = Run(task.model, task.payload, strategy, site.chip)
         memory = gpu_memory(run)
-        if memory.fits and total(host_memory(run, memory.modes)) <= (site.host_bytes or 0):
+        if memory.fits and total(host_memory(run)) <= (site.host_bytes or 0):
             best = max(best, speed(run).tokens_per_second)
     assert isinstance(plan, StagePlan) == (best > 0)
     if isinstance(plan, StagePlan):
