@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.core.planning.history import Factor
 from latticeforge_operator.core.planning.placement import Placement, PlanError, place
+from latticeforge_operator.core.steps import Step
 from latticeforge_trainer.contract import PrepareResult, StepKind, Strategy
-
-if TYPE_CHECKING:
-    from latticeforge_operator.core.steps import Step
-    from latticeforge_trainer.estimate.memory import Memory
-    from latticeforge_trainer.estimate.speed import Speed
-    from latticeforge_trainer.estimate.terms import Term
-    from latticeforge_trainer.estimate.training import Run
+from latticeforge_trainer.estimate.memory import Memory
+from latticeforge_trainer.estimate.speed import Speed
+from latticeforge_trainer.estimate.terms import Term
+from latticeforge_trainer.estimate.training import Run
 
 T = TypeVar("T")
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.api.base import parse_duration
 from latticeforge_operator.api.training import OnExceed
+from latticeforge_operator.core.planning.plan import Option, StagePlan
+from latticeforge_operator.core.planning.search import Misfit, Site, Task
 from latticeforge_trainer.contract import Method, Offload, Recompute
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.terms import GIB, Term, total
-
-if TYPE_CHECKING:
-    from latticeforge_operator.core.planning.plan import Option, StagePlan
-    from latticeforge_operator.core.planning.search import Misfit, Site, Task
 
 ADAMW_BYTES = 16
 """Of each parameter in plain mixed precision: weights and gradients in 16 bits, and in 32 bits the

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.core.planning.cases import asked, h200
 
 from latticeforge_operator.core.planning import Option, Spread, Work, words
-from latticeforge_operator.core.planning.choice import choose
+from latticeforge_operator.core.planning.choice import choose, closest
 
 PRICES = st.decimals("0.01", "99.99", places=2)
 SECONDS = st.integers(1, 10**6)
@@ -124,6 +124,21 @@ def test_a_deadline_is_for_the_whole_stack() -> None:
     late = judged([option(1, 7200, aside=3600)], compute={"deadline": "2h30m"})
     assert late[0].refusal == "takes 3.0 h, more than compute.deadline 2h30m"
     assert judged([option(1, 7200, aside=3600)], compute={"deadline": "3h"})[0].refusal is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpus"),
+    [({"budget": {"limit": "1"}}, 1), ({"compute": {"deadline": "1m"}}, 4)],
+    ids=["the cheapest is still too dear", "the fastest is still too slow"],
+)
+def test_the_closest_refused_option_is_explained(fields: dict[str, Any], gpus: int) -> None:
+    refused = judged([option(1, 7200), option(2, 3650), option(4, 2500)], **fields)
+    assert closest(asked(**fields), refused).gpus == gpus
+
+
+def test_where_nothing_trains_the_most_gpus_are_explained() -> None:
+    refused = [Option(h200(), gpus, refusal="no") for gpus in (1, 8, 2)]
+    assert closest(asked(), refused).gpus == 8
 
 
 def test_unknown_tokens_break_no_limit() -> None:
