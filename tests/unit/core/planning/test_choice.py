@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import pytest
@@ -52,9 +54,9 @@ def picked(options: list[Option], objective: str, limit: Decimal | None = None) 
 def test_cost_is_hours_times_gpus_times_price_to_the_cent(
     gpus: int, seconds: int, price: Decimal
 ) -> None:
-    exact = Decimal(seconds) / 3600 * gpus * price
+    cents = 100 * Fraction(seconds, 3600) * gpus * Fraction(price)
     cost = option(gpus, seconds, price, aside=7200).cost.expected
-    assert cost == exact.quantize(Decimal("0.01"), ROUND_HALF_UP)
+    assert cost * 100 == floor(cents + Fraction(1, 2))
 
 
 def test_steps_on_cpu_cost_time_and_no_money() -> None:

@@ -202,6 +202,16 @@ def test_every_alternative_is_planned_and_fits() -> None:
     assert total(host.option.stages[0].host) <= parse_quantity(size or "")
 
 
+def test_a_volume_is_advised_with_every_edit_that_needs_it() -> None:
+    wanted = asked(method="Full", compute={"pool": "h200", "gpus": 8}, storage={"size": "1Ti"})
+    fits = survey(wanted, [h200()], LARGE, data={"one": TOKENS})
+    assert fits.alternatives[0].change.startswith("storage.size: ")
+    poor = survey(wanted, [h200(hostMemory="500Gi")], LARGE, data={"one": TOKENS})
+    first = poor.alternatives[0]
+    assert first.change.startswith("compute.gpus: 16 (2 nodes), storage.size: ")
+    assert first.option.refusal is None
+
+
 # --- options
 
 
