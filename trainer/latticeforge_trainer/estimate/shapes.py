@@ -57,6 +57,17 @@ _ALWAYS = (
 )
 _ROUTED = "num_experts_per_tok"
 
+SIZES = (
+    *_ALWAYS,
+    _ROUTED,
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "num_local_experts",
+    "moe_intermediate_size",
+)
+"""Config fields that are positive whole numbers, where they are given."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
