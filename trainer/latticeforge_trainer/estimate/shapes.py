@@ -160,7 +160,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
 
 def missing_sizes(text: Mapping[str, Any]) -> list[str]:
     """Fields that a config of a known architecture leaves to the library that reads it."""
-    family = FAMILIES.get(text.get("model_type"))
+    family = FAMILIES.get(str(text.get("model_type")))
     if family is None:
         return []
     needed = [*_ALWAYS, *((family.expert_width, _ROUTED) if family.experts else ())]
