@@ -118,6 +118,8 @@ def _explained(option: Option) -> Iterator[RenderableType]:
         )
         yield _terms(f"{stage.stage}: host memory of each pod", stage.host)
         yield _step_times(stage)
+    if option.merge_host:
+        yield _terms("host memory of a merge step's pod", option.merge_host)
     yield _terms("disk: the storage volume", option.disk)
     yield _work_times(option)
 

@@ -77,6 +77,7 @@ def _option(option: Option) -> dict[str, Any]:
         "refusal": option.refusal,
         "stages": [_stage(stage, option) for stage in option.stages],
         **(predicted if option.works else {}),
+        "mergeHostMemory": _terms(option.merge_host),
         "disk": _terms(option.disk),
     }
 

@@ -12,6 +12,7 @@ from latticeforge_operator.core.planning.history import Factor
 from latticeforge_operator.core.planning.placement import Placement, PlanError, place
 from latticeforge_operator.core.steps import Step
 from latticeforge_trainer.contract import PrepareResult, StepKind, Strategy
+from latticeforge_trainer.estimate.host import merge_host_memory
 from latticeforge_trainer.estimate.memory import Memory
 from latticeforge_trainer.estimate.speed import Speed
 from latticeforge_trainer.estimate.terms import Term
@@ -122,6 +123,12 @@ class Option:
     def predicted(self) -> bool:
         """Whether time and money are known."""
         return bool(self.works) and not self.per_million
+
+    @property
+    def merge_host(self) -> tuple[Term, ...]:
+        """Host memory of a merge step's pod, wherever that runs; empty where nothing is merged."""
+        merges = any(step.step.endswith(f"/{StepKind.MERGE}") for step in self.works)
+        return merge_host_memory(self.stages[0].run.model) if merges else ()
 
     @property
     def seconds(self) -> Spread[int]:

@@ -332,6 +332,13 @@ def test_the_document_adds_up() -> None:
     )
 
 
+def test_merging_needs_host_memory_where_something_is_merged() -> None:
+    assert (
+        total(plan_of(stage("one", method="LoRA")).option.merge_host) > 2 * SMALL.parameters.total
+    )
+    assert plan_of(stage("one", method="Full")).option.merge_host == ()
+
+
 def test_disk_is_counted_over_all_stages() -> None:
     one, two = plan_of(stage("one")), plan_of(stage("one"), stage("two"))
     base = one.option.disk[0].bytes
