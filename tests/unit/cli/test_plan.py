@@ -60,6 +60,11 @@ def test_what_cannot_be_taken_ends_with_1_and_what_would_help(tmp_path: Path) ->
     assert result.exit_code == 1
     said = words_of(result)
     assert "✘ h200 8" in said
+    explained = words_of(plan(poor, "--config", CONFIG, "--tokens", "12M", "--explain"))
+    assert "cic: memory of each GPU at its peak" in explained
+    document = json.loads(plan(poor, "--config", CONFIG, "-o", "json").output)
+    assert document["chosen"] is None
+    assert document["options"][0]["misfit"]["strategy"]["zeroStage"] == 3
     assert "None of these can be taken. What would make it fit – compute.gpus: 16" in said
 
 

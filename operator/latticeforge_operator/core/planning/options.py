@@ -12,7 +12,7 @@ from latticeforge_operator.core.planning import words
 from latticeforge_operator.core.planning.history import History
 from latticeforge_operator.core.planning.placement import PlanError, pods_of, unserved
 from latticeforge_operator.core.planning.plan import Option, StageData, StagePlan
-from latticeforge_operator.core.planning.search import Site, Task, search
+from latticeforge_operator.core.planning.search import Site, Task, least, search
 from latticeforge_operator.core.planning.timing import Context, training_only, works_of
 from latticeforge_operator.core.steps import Step, line
 from latticeforge_trainer.contract import StepKind, TrainPayload
@@ -74,6 +74,7 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
                 stages=tuple(stages),
                 refusal=f"{words.unfit(site, task)}: {why}",
                 reason=f"{task.stage} does not fit: {why}",
+                misfit=least(found),
             )
         stages.append(found)
     option = replace(option, stages=tuple(stages), disk=_disk(request, stages))

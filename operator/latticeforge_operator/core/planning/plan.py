@@ -100,6 +100,23 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """The least that one sharding needs, which is too much."""
+
+    stage: str
+    strategy: Strategy
+    memory: Memory
+    capacity: int
+    """What of a GPU's memory may be used."""
+    host: tuple[Term, ...]
+
+    @property
+    def fits_gpu(self) -> bool:
+        """Whether it is host memory alone that is missing."""
+        return self.memory.reserved <= self.capacity
+
+
+@dataclass(frozen=True)
 class Option:
     """One way to run the stack: a pool and a number of GPUs."""
 
@@ -116,6 +133,8 @@ class Option:
     """Why it cannot be taken, in one sentence with numbers."""
     reason: str = ""
     """The same for a table that says of what it speaks."""
+    misfit: Misfit | None = None
+    """What came closest, of the stage that does not fit."""
     disk: tuple[Term, ...] = ()
     """What the storage volume has to hold."""
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core.planning.cases import LARGE, SMALL, h200, request
 
-from latticeforge_operator.core.planning import StagePlan
+from latticeforge_operator.core.planning import Misfit, StagePlan
 from latticeforge_operator.core.planning.options import site_of
-from latticeforge_operator.core.planning.search import Misfit, search
+from latticeforge_operator.core.planning.search import search
 from latticeforge_operator.core.planning.strategies import SHARDINGS, micro_batches, shardings
 from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 from latticeforge_trainer.estimate.chips import chip
