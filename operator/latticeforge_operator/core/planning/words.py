@@ -46,7 +46,8 @@ def billions(count: int) -> str:
 def strategy(stage: StagePlan) -> str:
     """How a stage trains: `ZeRO-3, AdamW's states in host memory, micro-batch 2 x 4, …`."""
     used = stage.strategy
-    parts = [_sharding(used.zero_stage, stage.run.world)]
+    nodes = f" on {used.nodes} nodes" if used.nodes > 1 else ""
+    parts = [f"{_sharding(used.zero_stage, stage.run.world)}{nodes}"]
     if used.offload is not Offload.NONE:
         parts.append(_OFFLOADED[used.offload])
     parts.append(f"micro-batch {used.micro_batch} × {stage.run.micro_batches}")

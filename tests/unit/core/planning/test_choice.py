@@ -107,6 +107,12 @@ def test_the_budget_comes_before_the_objective() -> None:
     assert picked([slow, fast], "Fastest", Decimal(10)) == fast
 
 
+def test_where_none_is_expected_to_stay_within_the_budget_the_cheapest_is_taken() -> None:
+    slow, fast = option(1, 7200), option(8, 1000)  # 7.18 and 7.98 USD, at best 5.74 and 6.38
+    for objective in ("Cheapest", "Fastest"):
+        assert picked([slow, fast], objective, Decimal(7)) == slow
+
+
 @pytest.mark.parametrize(
     ("budget", "refusal"),
     [

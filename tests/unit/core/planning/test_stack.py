@@ -113,8 +113,10 @@ def test_the_budget_stack_is_data_parallel_on_its_owners_pair() -> None:
 def test_four_gpus_are_two_of_its_nodes() -> None:
     wanted, pools = example("qwen2.5-72b-qlora.yaml")
     wanted = edited(wanted, compute={"pool": "h200-pair", "gpus": 4})
-    strategy = plan_stack(wanted, pools, NF4, data=CIC).option.stages[0].strategy
+    planned = plan_stack(wanted, pools, NF4, data=CIC).option.stages[0]
+    strategy = planned.strategy
     assert (strategy.nodes, strategy.processes, strategy.zero_stage) == (2, 2, 0)
+    assert words.strategy(planned).startswith("data-parallel on 2 nodes, micro-batch ")
 
 
 def test_int4_weights_are_refused_with_what_to_use_instead() -> None:
