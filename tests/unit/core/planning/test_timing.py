@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.core.planning.cases import SMALL, TOKENS, asked, h200
+from tests.unit.core.planning.cases import LARGE, SMALL, TOKENS, asked, h200
 
 from latticeforge_operator.api import StackedTrainingSpec
 from latticeforge_operator.core.planning import History, Measured, Option, StageData, Work, timing
@@ -17,6 +17,12 @@ from latticeforge_trainer.contract import (
     StepKind,
     SuiteRequest,
     TrainRuntime,
+)
+from latticeforge_trainer.estimate.constants import RATES
+from latticeforge_trainer.estimate.duration import (
+    checkpoint_seconds,
+    loading_seconds,
+    result_seconds,
 )
 from latticeforge_trainer.suites import SUITES
 
@@ -57,6 +63,23 @@ def test_spot_nodes_may_cost_a_checkpoint_and_loading_again() -> None:
     stays, spot = (work(planned(spot=s), StepKind.TRAIN).seconds for s in (False, True))
     assert (spot.low, spot.expected) == (stays.low, stays.expected)
     assert spot.high >= stays.high + timing.CHECKPOINT_SECONDS
+
+
+def test_training_waits_for_checkpoints_that_deepspeed_writes() -> None:
+    tokens = StageData(tokens=12_000_000, exact=True)
+    request = Request(asked(method="Full"), LARGE, {"one": tokens})
+    sharded = option_of(request, h200(), 8)
+    train, stage = work(sharded, StepKind.TRAIN), sharded.stages[0]
+    seconds = tokens.tokens / stage.tokens_per_second if tokens.tokens else 0
+    stall = checkpoint_seconds(stage.run)
+    assert stall == pytest.approx(14 * LARGE.parameters.total / RATES.disk_write)
+    count = seconds // timing.CHECKPOINT_SECONDS
+    assert count >= 1
+    assert f"{count:.0f} checkpoints that it waits {stall:,.0f} s for" in train.why
+    aside = loading_seconds(stage.run) + result_seconds(stage.run)
+    assert train.seconds.expected == pytest.approx(seconds + aside + count * stall, abs=2)
+    whole = option_of(Request(asked(method="LoRA"), SMALL, {"one": tokens}), h200(), 8)
+    assert checkpoint_seconds(whole.stages[0].run) == 0
 
 
 def test_what_was_measured_sharpens_the_next_prediction() -> None:
