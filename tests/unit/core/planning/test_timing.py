@@ -91,6 +91,16 @@ def test_what_was_measured_sharpens_the_next_prediction() -> None:
     assert (after.high - after.low) / after.expected < (before.high - before.low) / before.expected
 
 
+@pytest.mark.parametrize(
+    ("runs", "error"), [((), timing.SPEED_ERROR), ((0.5,), timing.MEASURED_ERROR)]
+)
+def test_measured_runs_make_it_surer(runs: tuple[float, ...], error: float) -> None:
+    history = History(tuple(Measured("owner/base", Method.LORA, "h200", r) for r in runs))
+    seconds = planned(StageData(), history=history, gpus=1).works[0].seconds
+    assert seconds.low == pytest.approx(seconds.expected / (1 + error), abs=1)
+    assert seconds.high == pytest.approx(seconds.expected / (1 - error), abs=1)
+
+
 def test_a_million_tokens_stand_for_those_that_nobody_knows() -> None:
     option = planned(StageData())
     assert option.per_million
