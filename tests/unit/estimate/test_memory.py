@@ -109,7 +109,7 @@ def test_a_full_fine_tune_of_few_tokens_is_bytes_for_each_parameter(
     how: dict[str, Any], each: float, more: int
 ) -> None:
     memory = gpu_memory(run("Qwen2.5-7B", "Full", sequence=1, recompute="layers", **how))
-    assert memory.allocated == pytest.approx(each * SEVEN + more, rel=1e-6)
+    assert memory.allocated == pytest.approx(each * SEVEN + more, rel=1e-5)
 
 
 def test_zero_3_holds_a_part_of_everything_and_gathers_the_rest() -> None:
