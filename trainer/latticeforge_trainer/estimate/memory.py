@@ -18,7 +18,7 @@ from itertools import accumulate
 from latticeforge_trainer.contract import Recompute
 from latticeforge_trainer.estimate.activations import Choice, LayerMemory, layer_memory
 from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET
-from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, Constants
+from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, WORKSPACES, Constants
 from latticeforge_trainer.estimate.linears import expert_parameters, groups_of, is_fused
 from latticeforge_trainer.estimate.recompute import (
     bytes_gathered,
@@ -79,7 +79,8 @@ def gpu_memory(run: Run, *, constants: Constants = FITTED) -> Memory:
         run: What is trained, and how.
         constants: What its formulas leave open.
     """
-    loaded = (*loaded_weights(run), *standing_states(run))
+    workspaces = Term("workspaces", WORKSPACES, "of cuBLAS, 32 MiB for each of two threads")
+    loaded = (*loaded_weights(run), *standing_states(run), workspaces)
     choice = choice_of(run, run.chip.memory_bytes - constants.context - total(loaded))
     standing = (*loaded, *later_states(run), *placed_adapters(run, choice.spare))
     peak = max(_moments(run, choice.modes), key=total)
@@ -117,11 +118,18 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
     gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
-    largest = max(run.model.shape.vocabulary, run.model.shape.intermediate) * run.model.shape.hidden
     yield (
         Term("gradients", gradients, "of everything that is trained"),
-        Term("update", update_buffers(run, largest if run.is_full else 0), "of a bucket"),
+        Term("update", _in_update(run), "a bucket of gradients in 32 bits"),
     )
+
+
+def _in_update(run: Run) -> int:
+    shape = run.model.shape
+    largest = shape.hidden * max(shape.vocabulary, shape.intermediate) if run.is_full else 0
+    # Before that, the embedding's gradient is added to that of the head, if they are one.
+    added = run.width * shape.hidden * shape.vocabulary if run.is_full and shape.tied else 0
+    return max(update_buffers(run, largest), added)
 
 
 def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from latticeforge_trainer.contract import Method, Recompute, Strategy, TrainPayload
+from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.chips import Chip
 from latticeforge_trainer.estimate.linears import adapter_parameters
@@ -76,10 +76,12 @@ class Run(Setup):
     chip: Chip
 
 
-def conflict(payload: TrainPayload, zero_stage: int) -> str | None:
+def conflict(payload: TrainPayload, zero_stage: int, offload: Offload = Offload.NONE) -> str | None:
     """Why a method does not run under a ZeRO stage, in a sentence; None: it does."""
     if payload.method is Method.QLORA and zero_stage == 3:
         return "QLoRA runs under ZeRO 0 to 2: 4-bit weights cannot be partitioned"
     if payload.lora and payload.lora.base_dtype is not None and zero_stage:
         return "lora.baseDtype FP8 runs under ZeRO 0: DeepSpeed would cast its weights"
+    if payload.optimizer_states == "int8" and zero_stage and offload is not Offload.NONE:
+        return "optimizerStates INT8 stay on the GPU: leave offload out, or use FP32"
     return None
