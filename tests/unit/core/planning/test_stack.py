@@ -266,6 +266,14 @@ def test_what_its_author_should_know(
     assert [w.startswith(warning) for w in plan.warnings] == [True]
 
 
+def test_more_gpus_than_the_pool_has_are_a_warning() -> None:
+    small = h200().model_copy(update={"nodes": 1})
+    wanted = asked(compute={"gpus": 16})
+    plan = plan_stack(wanted, [small], SMALL, data={"one": TOKENS})
+    assert plan.warnings == ("16 GPUs are asked for, and pool h200 has 8 now",)
+    assert plan_stack(wanted, [h200()], SMALL, data={"one": TOKENS}).warnings == ()
+
+
 def test_a_budget_that_is_expected_to_be_missed_is_a_warning() -> None:
     free = plan_stack(asked(compute={"gpus": 8}), [h200()], SMALL, data={"one": TOKENS})
     limit = str(round(free.option.cost.expected * Decimal("0.95"), 2))
