@@ -136,6 +136,18 @@ def test_a_stack_of_two_stages_has_one_place_and_two_strategies() -> None:
     assert plan.option.seconds.expected <= 12 * 3600
 
 
+def test_stages_that_are_alike_are_searched_once_and_planned_each() -> None:
+    stages = [
+        stage("one", hyperparameters={"learningRate": "1e-4"}),
+        stage("two", hyperparameters={"learningRate": "1e-5", "seed": 7}),
+        stage("three", hyperparameters={"sequenceLength": 512}),
+    ]
+    together = plan_of(*stages).option
+    for wanted, planned in zip(stages, together.stages, strict=True):
+        alone = plan_of(wanted, compute={"gpus": together.gpus}).option.stages[0]
+        assert planned == alone
+
+
 # --- refusals
 
 
