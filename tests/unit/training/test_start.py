@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from latticeforge_trainer.contract import LoRASettings, Method, Strategy, TrainPayload
+from latticeforge_trainer.contract import LoRASettings, Method, Offload, Strategy, TrainPayload
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.training.start import refuse_mismatch, refuse_without_fp8
 
@@ -46,7 +46,7 @@ def payload(method: Method, states: Any = "fp32", base_dtype: Any = None) -> Tra
     )
 
 
-SHARDED, OFFLOADED = Strategy(zero_stage=3), Strategy(zero_stage=2, offload="optimizer")
+SHARDED, OFFLOADED = Strategy(zero_stage=3), Strategy(zero_stage=2, offload=Offload.OPTIMIZER)
 
 
 @pytest.mark.parametrize(

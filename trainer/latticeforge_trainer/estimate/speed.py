@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from latticeforge_trainer.contract import Offload, Recompute
 from latticeforge_trainer.estimate.constants import FITTED, Constants
 from latticeforge_trainer.estimate.flops import attention_flops
-from latticeforge_trainer.estimate.linears import groups_of, is_fused
+from latticeforge_trainer.estimate.linears import is_fused
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.training import Run
-from latticeforge_trainer.estimate.weights import DEQUANTIZED, base_format
+from latticeforge_trainer.estimate.weights import DEQUANTIZED
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _micro_batch(
     passes = 6 if run.is_full else 4
     table = shape.vocabulary * shape.hidden
     linear = shape.linear_parameters - table
-    kind = base_format(run)
+    kind = run.base_format
     bf16 = constants.products * chip.peak_flops
     fp8 = constants.fp8_products * chip.fp8_flops if kind == "fp8" and chip.fp8_flops else bf16
     seconds = ((passes + 2 * again) * linear / fp8 + passes * table / bf16) * tokens
@@ -123,14 +123,14 @@ def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]
     """What small matrices cost beside the large ones: everything is read once more."""
     if run.is_full:
         return
-    groups = groups_of(run.model)
-    adapted = [(n, group) for n, group in groups if group.adapted(run.payload.lora)]
-    operands = sum(n * (group.inputs + group.outputs) for n, group in adapted)
+    operands = sum(p.count * (p.group.inputs + p.group.outputs) for p in run.groups if p.columns)
     moved = 4 * run.tokens * operands * (1 + again / 4)
     yield Time("adapters", _streamed(run, moved, constants.traffic), f"{moved / 1e9:.0f} GB")
-    if base_format(run) == "fp8":
-        moved = 3 * run.tokens * sum(n * (group.inputs + group.outputs) for n, group in groups)
-        moved += 2 * sum(n * group.parameters for n, group in groups)
+    if run.base_format == "fp8":
+        moved = sum(
+            p.count * (3 * run.tokens * (p.group.inputs + p.group.outputs) + 2 * p.group.parameters)
+            for p in run.groups
+        )
         seconds = _streamed(run, moved, constants.quantize)
         yield Time("FP8 quantization", seconds, f"{moved / 1e9:.0f} GB")
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.chips import Chip
-from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.linears import (
+    ALIGNMENT,
+    CONCATENATED_ALIGNMENT,
+    Placed,
+    adapter_parameters,
+    groups_of,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,27 @@ class Setup:
     def accumulates(self) -> bool:
         """Whether gradients wait for those of other micro-batches, in 32 bits."""
         return self.micro_batches > 1
+
+    @cached_property
+    def base_format(self) -> Literal["bf16", "nf4", "fp8"]:
+        """What the linear layers are made of."""
+        if self.payload.method is Method.QLORA:
+            return "nf4"
+        return "fp8" if self.payload.lora and self.payload.lora.base_dtype else "bf16"
+
+    @cached_property
+    def is_concatenated(self) -> bool:
+        """Whether adapters lie in one matrix with the weights; see `models.linears`."""
+        return self.base_format != "fp8" and not self.is_full and self.strategy.zero_stage < 3
+
+    @cached_property
+    def groups(self) -> tuple[Placed, ...]:
+        """The linear layers, in groups with room for adapters."""
+        alignment = CONCATENATED_ALIGNMENT if self.is_concatenated else ALIGNMENT
+        return tuple(
+            Placed(count, group, group.columns(self.payload.lora, alignment))
+            for count, group in groups_of(self.model)
+        )
 
     @property
     def has_plain_head(self) -> bool:
