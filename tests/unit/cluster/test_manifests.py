@@ -136,29 +136,6 @@ def test_every_object_is_owned_and_labelled(case: str) -> None:
 
 
 @CASES
-def test_pods_fit_the_restricted_profile(case: str) -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, field by field."""
-    for _, found in made(case):
-        spec_ = pod_spec(found)
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec_.keys()
-        volumes = {key for volume in spec_["volumes"] for key in volume if key != "name"}
-        assert volumes <= {"configMap", "persistentVolumeClaim", "emptyDir"}
-        security = spec_["securityContext"]
-        assert security["runAsNonRoot"] is True
-        assert security["runAsUser"] != 0
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"sysctls", "windowsOptions", "seLinuxOptions"} & security.keys()
-        container = spec_["containers"][0]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert not any("hostPort" in port for port in container.get("ports", ()))
-        assert "initContainers" not in spec_
-
-
-@CASES
 def test_the_role_is_limited_to_the_stacks_own_reports(case: str) -> None:
     for launch, found in made(case):
         assert found["Role"]["rules"] == [
