@@ -76,7 +76,7 @@ PANELS = (
     Panel(
         "Budget used by the stacks that run",
         "Share of spec.budget.limit that is spent, of stacks that have one and have not ended.",
-        {"{{namespace}}/{{training}}": (f"topk(10, latticeforge_budget_used_ratio{{{_IN}}})")},
+        {"{{namespace}}/{{training}}": (f"latticeforge_budget_used_ratio{{{_IN}}}")},
         unit="percentunit",
     ),
     Panel(
