@@ -61,7 +61,7 @@ async def test_strangers_are_refused(server: Server, headers: dict[str, str]) ->
 async def test_the_token_may_be_in_the_path(server: Server) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{server.credential_url}/api/v1/pods") as response,
+        session.get(f"{server.url}/{server.token}/api/v1/pods") as response,
     ):
         assert response.status == 200
 
@@ -135,7 +135,7 @@ async def test_one_must_say_which_container(server: Server) -> None:
 
     store = server._endpoints._store
     other = await serve(store, log_reader=read_log)
-    url = f"{other.credential_url}/api/v1/namespaces/default/pods/p/log"
+    url = f"{other.url}/{other.token}/api/v1/namespaces/default/pods/p/log"
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         assert response.status == 400
         assert "choose one of: [main side]" in (await response.json())["message"]
@@ -147,7 +147,7 @@ async def test_closing_does_not_wait_for_watches(monkeypatch: pytest.MonkeyPatch
     server = await serve(Store())
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{server.credential_url}/api/v1/namespaces?watch=true") as response,
+        session.get(f"{server.url}/{server.token}/api/v1/namespaces?watch=true") as response,
     ):
         assert b"ADDED" in await response.content.readline()
         async with asyncio.timeout(60):
