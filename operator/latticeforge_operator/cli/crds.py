@@ -50,7 +50,7 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-_PlainDumper.add_implicit_resolver(  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+_PlainDumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
     list("-+.0123456789"),
