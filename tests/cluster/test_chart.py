@@ -56,7 +56,7 @@ class Life:
     """UIDs of the operator's pods, one after the other."""
     trainers: list[str] = field(default_factory=list)
     """UIDs of the train step's pod before and after each change of the release."""
-    answers: dict[tuple[str, str], int] = field(default_factory=dict)
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)
     """What the API server answered to whom, asked for what, by the pods' own tokens."""
     prices: list[str] = field(default_factory=list)
     """What the pool cost after each change."""
@@ -177,11 +177,12 @@ class Story:
         for who, pod in (("operator", operator), ("trainer", trainer)):
             folder = self.folder / "devcluster" / "pods" / pod["metadata"]["uid"]
             token = (folder / "account" / "token").read_text()
+            self.life.answers[who] = {}
             for what, path in asked.items():
                 headers = {"Authorization": f"Bearer {token}"}
                 server = URL(api.url).origin() / path
                 async with api.session.get(server, headers=headers) as answer:
-                    self.life.answers[who, what] = answer.status
+                    self.life.answers[who][what] = answer.status
 
     async def reports_beyond(self, name: str, step: int) -> bool:
         """Wait until a trainer reports more steps, as only it can: no operator is there."""
@@ -253,14 +254,11 @@ def test_neither_upgrade_nor_rollback_restarts_a_pod_of_the_stack(life: Life) ->
 
 
 def test_operator_and_pods_see_no_secret_and_no_more_than_they_need(life: Life) -> None:
-    operator = dict.fromkeys(("stacks", "reports", "a config"), 200)
-    refused = dict.fromkeys(("secrets", "the token"), 403)
-    assert {k: v for (who, k), v in life.answers.items() if who == "operator"} == {
-        **operator,
-        **refused,
+    secrets = {"secrets": 403, "the token": 403}
+    assert life.answers == {
+        "operator": {**secrets, "stacks": 200, "reports": 200, "a config": 200},
+        "trainer": {**secrets, "stacks": 403, "reports": 200, "a config": 403},
     }
-    trainer = {"reports": 200, "a config": 403, "stacks": 403, **refused}
-    assert {k: v for (who, k), v in life.answers.items() if who == "trainer"} == trainer
 
 
 def test_pools_follow_the_values_and_are_never_taken_away(life: Life) -> None:
@@ -287,7 +285,6 @@ def test_installed_again_it_knows_what_it_did(life: Life) -> None:
 
 
 def test_no_token_is_printed(life: Life) -> None:
-    assert len(HubServer.token) > 8
     assert [where for where, text in life.said.items() if HubServer.token in text] == []
     # It was there to be printed: the pods name the Secret that it comes from.
     assert any(TOKEN in text for text in life.said.values())
