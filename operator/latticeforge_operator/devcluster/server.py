@@ -14,6 +14,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from latticeforge_operator.devcluster.store import Store
 _MAX_BODY_BYTES = 3 * 1024 * 1024
 _SHUTDOWN_SECONDS = 0.5
 _HEALTH = frozenset({"healthz", "livez", "readyz"})
+_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 _log = logging.getLogger(__name__)
 
 
@@ -93,19 +95,34 @@ class Server:
         """Returns the path's segments without the token, and whose that is; None: its owner's.
 
         Raises:
-            ApiError: 401, there is no token.
+            ApiError: 401, there is no token; 403, it may not act for whom the request names.
         """
         path = [segment for segment in request.path.split("/") if segment]
         if path and self._is_token(path[0]):
-            return path[1:], self._accounts.get(path[0])
+            return path[1:], _acting(request, self._accounts.get(path[0]))
         scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
         if scheme == "Bearer" and self._is_token(credential):
-            return path, self._accounts.get(credential)
+            return path, _acting(request, self._accounts.get(credential))
         raise ApiError(401, "Unauthorized: use the kubeconfig that this server has written")
 
     def _is_token(self, text: str) -> bool:
         # No stranger is on the loopback who could time a look-up of the pods' own.
         return secrets.compare_digest(text.encode(), self.token.encode()) or text in self._accounts
+
+
+def _acting(request: web.Request, account: Account | None) -> Account | None:
+    """Who a request is to be judged as: its owner, or whom he impersonates (`kubectl --as`)."""
+    user = request.headers.get("Impersonate-User")
+    if user is None:
+        return account
+    named = _ACCOUNT.fullmatch(user)
+    if account is not None or named is None:
+        raise ApiError(
+            403,
+            f'cannot impersonate "{user}": here only the holder of the kubeconfig may, and only '
+            "ServiceAccounts: system:serviceaccount:NAMESPACE:NAME",
+        )
+    return Account(*named.groups())
 
 
 async def serve(
