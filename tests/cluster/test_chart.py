@@ -94,7 +94,10 @@ class Story:
         life.installed = await release_.put(gpuPools={POOL: PRICE})
         life.tested = await release_.helm("test", release_.name)
         await self.look_at_the_operator()
-        for path in ("/healthz", "/readyz", "/metrics"):
+        (pod,) = await self.world.operator_pods()
+        (container,) = pod["spec"]["containers"]
+        probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("liveness", "readiness")]
+        for path in (*(probe["path"] for probe in probes), "/metrics"):
             url = f"http://127.0.0.1:{release_.port}{path}"
             async with self.world.api.session.get(url) as answer:
                 life.probes[path], life.metrics = answer.status, await answer.text()

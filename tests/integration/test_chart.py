@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.fixtures.chart import (
     NAMESPACE,
     POOLS,
     RELEASE,
+    ROOT,
     Manifest,
     RenderError,
     Values,
@@ -305,6 +307,17 @@ def test_every_value_is_in_the_schema() -> None:
 
 def test_helm_finds_no_fault() -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
+
+
+COMMAND = re.compile(r"^    helm (install|template) (.*)$", re.MULTILINE)
+
+
+def test_the_commands_of_the_readme_render() -> None:
+    commands = COMMAND.findall((ROOT / "README.md").read_text().replace("\\\n", " "))
+    assert {verb for verb, _ in commands} == {"install", "template"}
+    for verb, rest in commands:
+        offline = ["--dry-run=client"] if verb == "install" else []
+        assert "kind: ClusterRole" in helm(verb, *shlex.split(rest), *offline)
 
 
 # --- networks
