@@ -25,6 +25,7 @@ class Release:
     """One release of the chart.
 
     Attributes:
+        program: Helm.
         site: The cluster.
         name: Its name.
         namespace: Where the operator is.
@@ -32,6 +33,7 @@ class Release:
         values: Those that every version of it has.
     """
 
+    program: str
     site: Site
     name: str
     namespace: str
@@ -44,7 +46,8 @@ class Release:
         Raises:
             ClientError: Helm refuses.
         """
-        client = Client(tool("helm"), self.site.kubeconfig, self.site.patience)
+        # A little longer than Helm itself waits, which then says for what.
+        client = Client(self.program, self.site.kubeconfig, self.site.patience + 30)
         return await client(*arguments, "--namespace", self.namespace, stdin=stdin)
 
     async def put(self, **values: Any) -> str:
@@ -61,7 +64,7 @@ class Release:
 
 
 def release(site: Site, name: str, namespace: str, hub_url: str, **values: Any) -> Release:
-    """A release that runs the site's images and knows its Hub."""
+    """A release that runs the site's images and knows its Hub; skips where there is no Helm."""
     port = site.metrics_port()
     common: Values = {
         "image": image(site.operator_image),
@@ -72,4 +75,4 @@ def release(site: Site, name: str, namespace: str, hub_url: str, **values: Any) 
         },
         "metrics": {"port": port},
     }
-    return Release(site, name, namespace, port, {**common, **values})
+    return Release(tool("helm"), site, name, namespace, port, {**common, **values})
