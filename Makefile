@@ -17,7 +17,7 @@ DATA := $(WORKDIR)/data/math.jsonl $(WORKDIR)/data/cic.jsonl
 # other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: help quickstart test quick check benchmark format crds clean
+.PHONY: help quickstart test quick check benchmark format crds chart clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -38,6 +38,7 @@ check: $(INSTALLED) ## The gate: format, lint, types, contracts, generated files
 	$(BIN)/lint-imports
 	$(BIN)/latticeforge crds -o .venv/crds
 	diff -r crds .venv/crds || { echo 'crds/ is out of date: make crds'; exit 1; }
+	$(BIN)/python -m charts.sync --check
 	@$(MAKE) --no-print-directory test
 
 benchmark: $(INSTALLED) ## Measure what one operator carries (half an hour)
@@ -49,6 +50,9 @@ format: $(INSTALLED) ## Format the code
 
 crds: $(INSTALLED) ## Write crds/ anew from the API models
 	$(BIN)/latticeforge crds -o crds
+
+chart: $(INSTALLED) ## Write what the chart takes from the code anew
+	$(BIN)/python -m charts.sync
 
 clean: ## Remove what the targets made, but for the quickstart's folder
 	rm -rf .venv .tools .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

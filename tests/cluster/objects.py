@@ -1,4 +1,4 @@
-"""What a cluster needs before a stack can run: operator, Hub, token, pool; and the stack itself.
+"""What a cluster needs before a stack can run: Hub, token, pool; and the stack itself.
 
 Every pod fits the restricted Pod Security profile, which the namespace enforces.
 """
@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from latticeforge_operator.api import API_VERSION
-from latticeforge_operator.cluster import access
 
 Manifest = dict[str, Any]
 
-OPERATOR = "latticeforge-operator"
 HUB = "hub"
 TOKEN = "hub-token"
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -28,8 +26,6 @@ HUB_SOURCES = {
 HUB_PACKAGES = ("tests", "tests/cluster", "tests/fixtures")
 PRICE_PER_HOUR = 3600
 """Of a pod of the pool: one dollar a second, so that a budget is soon spent."""
-PROGRESS_SECONDS = "0.3"
-
 _USER_ID = 10001
 
 
@@ -68,58 +64,6 @@ def token(value: str) -> Manifest:
         "metadata": {"name": TOKEN},
         "stringData": {"HF_TOKEN": value},
     }
-
-
-# --- the operator
-
-
-def operator_rules() -> list[Manifest]:
-    """What the operator may do in the namespace that it serves."""
-    return [rule.to_json() for rule in access.IN_NAMESPACE]
-
-
-def operator_access(space: str, cluster_name: str) -> list[Manifest]:
-    """The operator's account, and its roles: one for its namespace, one to read the pools.
-
-    Args:
-        space: The namespace.
-        cluster_name: Name of what is not in a namespace.
-    """
-    group = "rbac.authorization.k8s.io"
-    account = {"kind": "ServiceAccount", "name": OPERATOR, "namespace": space}
-
-    def role(kind: str, name: str, rules: list[Manifest]) -> Manifest:
-        made = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name}}
-        return {**made, "rules": rules}
-
-    def binding(kind: str, name: str, role_kind: str) -> Manifest:
-        made = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name}}
-        reference = {"apiGroup": group, "kind": role_kind, "name": name}
-        return {**made, "roleRef": reference, "subjects": [account]}
-
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": OPERATOR}},
-        role("Role", OPERATOR, operator_rules()),
-        binding("RoleBinding", OPERATOR, "Role"),
-        role("ClusterRole", cluster_name, [rule.to_json() for rule in access.IN_CLUSTER]),
-        binding("ClusterRoleBinding", cluster_name, "ClusterRole"),
-    ]
-
-
-def operator(space: str, image: str, trainer_image: str, hub_url: str) -> Manifest:
-    """The operator's Deployment."""
-    container = {
-        "name": "operator",
-        "image": image,
-        "command": ["python", "-m", "latticeforge_operator.cluster"],
-        "args": ["--namespace", space],
-        "env": _environment(
-            LATTICEFORGE_TRAINER_IMAGE=trainer_image,
-            LATTICEFORGE_PROGRESS_INTERVAL=PROGRESS_SECONDS,
-            HF_ENDPOINT=hub_url,
-        ),
-    }
-    return _deployment(OPERATOR, container, account=OPERATOR)
 
 
 # --- the Hub
@@ -196,9 +140,7 @@ def _environment(**values: str) -> list[Manifest]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def _deployment(
-    name: str, container: Manifest, account: str = "default", volumes: list[Manifest] | None = None
-) -> Manifest:
+def _deployment(name: str, container: Manifest, volumes: list[Manifest]) -> Manifest:
     """One restricted pod, replaced only when the one before it is gone."""
     restricted = {
         "allowPrivilegeEscalation": False,
@@ -212,14 +154,13 @@ def _deployment(
     }
     mounts = [*container.get("volumeMounts", []), {"name": "scratch", "mountPath": "/tmp"}]  # noqa: S108  (an emptyDir)
     pod = {
-        "serviceAccountName": account,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [{**defaults, **container, "volumeMounts": mounts}],
-        "volumes": [*(volumes or []), {"name": "scratch", "emptyDir": {}}],
+        "volumes": [*volumes, {"name": "scratch", "emptyDir": {}}],
     }
     return {
         "apiVersion": "apps/v1",

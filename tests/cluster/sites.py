@@ -51,6 +51,9 @@ class Site(Protocol):
     def patience(self) -> float:
         """Seconds after which what has not happened will not."""
 
+    def metrics_port(self) -> int:
+        """Where an operator may serve its metrics."""
+
     def hub_address(self, namespace: str) -> HubAddress:
         """Where the Hub's pod is to listen, and how pods of the namespace call it."""
 
@@ -66,6 +69,10 @@ class RealCluster:
     operator_image: str
     trainer_image: str
     patience: float = _CLUSTER_PATIENCE
+
+    def metrics_port(self) -> int:
+        """The chart's own: every pod has its address."""
+        return 8080
 
     def hub_address(self, namespace: str) -> HubAddress:
         """By the Service's name; the CDN by its short one."""
@@ -84,6 +91,10 @@ class OneMachine:
     operator_image: str = "none"
     trainer_image: str = "none"
     patience: float = 300
+
+    def metrics_port(self) -> int:
+        """A free one: pods share the loopback."""
+        return _free_port()
 
     def hub_address(self, namespace: str) -> HubAddress:  # noqa: ARG002  (pods share the loopback)
         """On the loopback, by both of its names."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 from tests.cluster import objects
+from tests.cluster.release import image, release
 from tests.cluster.sites import (
     OPERATOR_IMAGE,
     TRAINER_IMAGE,
@@ -14,6 +15,7 @@ from tests.cluster.sites import (
     kind_cluster,
     named_cluster,
 )
+from tests.fixtures.chart import render
 
 from latticeforge_operator.api import StackedTrainingSpec
 
@@ -24,13 +26,10 @@ CONFIG_MAP_LIMIT = 2**20
 
 def every_manifest(model: Path, data: Path) -> list[objects.Manifest]:
     address = CLUSTER.hub_address("ns")
-    images = CLUSTER.operator_image, CLUSTER.trainer_image
     return [
         objects.namespace("ns"),
         objects.token("secret"),
         *objects.hub(address, CLUSTER.operator_image, model, data),
-        *objects.operator_access("ns", "name"),
-        objects.operator("ns", *images, address.url),
     ]
 
 
@@ -40,6 +39,14 @@ def test_every_object_is_valid_and_fits(model: Path, data: Path) -> None:
         if manifest["kind"] == "ConfigMap":
             sizes = map(len, manifest["binaryData"].values())
             assert sum(sizes) < CONFIG_MAP_LIMIT, manifest["metadata"]["name"]
+
+
+def test_the_release_runs_the_images_of_the_site() -> None:
+    assert image("registry:5000/operator:1") == {"repository": "registry:5000/operator", "tag": "1"}
+    assert image("registry:5000/operator") == {"repository": "registry:5000/operator"}
+    assert image("none") == {"repository": "none"}
+    made = release(CLUSTER, "r", "ns", "http://hub")
+    assert render(made.values)
 
 
 def test_the_stack_is_valid() -> None:

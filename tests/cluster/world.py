@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from tests.cluster import objects
 from tests.cluster.objects import HubAddress, Manifest
+from tests.cluster.release import Release, release
 from tests.cluster.sites import Site
 from tests.conformance.client import Api, Refused, connect, eventually
 from tests.fixtures.hub_server import HubServer
@@ -27,27 +28,16 @@ T = TypeVar("T")
 MANAGER = "cluster-tests"
 RBAC = "rbac.authorization.k8s.io/v1"
 PLURALS = {
-    "ClusterRole": "clusterroles",
-    "ClusterRoleBinding": "clusterrolebindings",
     "ConfigMap": "configmaps",
     "CustomResourceDefinition": "customresourcedefinitions",
     "Deployment": "deployments",
     "GPUPool": "gpupools",
     "Namespace": "namespaces",
-    "Role": "roles",
-    "RoleBinding": "rolebindings",
     "Secret": "secrets",
     "Service": "services",
-    "ServiceAccount": "serviceaccounts",
     "StackedTraining": "stackedtrainings",
 }
-CLUSTER_WIDE = {
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "CustomResourceDefinition",
-    "GPUPool",
-    "Namespace",
-}
+CLUSTER_WIDE = {"CustomResourceDefinition", "GPUPool", "Namespace"}
 CHILDREN = {
     "jobs": "batch/v1",
     "pods": "v1",
@@ -70,13 +60,14 @@ class World:
         api: A client in it.
         site: The cluster.
         address: Where its Hub is.
+        release: The operator that serves it.
 
     Attributes:
         pool: Name of its pool, and of everything else that lies in no namespace.
     """
 
-    def __init__(self, api: Api, site: Site, address: HubAddress) -> None:
-        self.api, self.site, self.address = api, site, address
+    def __init__(self, api: Api, site: Site, address: HubAddress, release: Release) -> None:
+        self.api, self.site, self.address, self.release = api, site, address, release
         self.pool = api.namespace
 
     # --- writing
@@ -113,11 +104,11 @@ class World:
 
     async def kill_operator(self) -> None:
         """Kill the operator without any warning; returns when another one runs."""
-        (before,) = await self._operator_pods()
+        (before,) = await self.operator_pods()
         await self.delete_pod(before, gracePeriodSeconds=0)
 
         async def replaced() -> bool:
-            pods = await self._operator_pods()
+            pods = await self.operator_pods()
             return any(
                 pod["metadata"]["uid"] != before["metadata"]["uid"]
                 and pod["status"].get("phase") == "Running"
@@ -126,10 +117,14 @@ class World:
 
         await self.until("another operator", replaced)
 
-    async def _operator_pods(self) -> list[Manifest]:
-        return await self.listed("pods", labelSelector=f"app={objects.OPERATOR}")
-
     # --- reading
+
+    async def operator_pods(self) -> list[Manifest]:
+        """The operator's pods."""
+        path = f"api/v1/namespaces/{self.release.namespace}/pods"
+        answer = await self.api.get(path, labelSelector="app.kubernetes.io/component=operator")
+        items: list[Manifest] = answer["items"]
+        return items
 
     async def listed(self, plural: str, **query: str) -> list[Manifest]:
         """Objects of a kind in the namespace."""
@@ -237,27 +232,36 @@ async def world_on(site: Site, model: Path, data: Path) -> AsyncIterator[World]:
         data: Folder of the data set.
     """
     name = f"latticeforge-{uuid.uuid4().hex[:8]}"
+    address = site.hub_address(name)
+    # The definitions are everybody's on this cluster, the release is this namespace's alone.
+    mine: dict[str, Any] = {
+        "watchNamespaces": [name],
+        "crds": {"install": False},
+        "rbac": {"aggregate": False},
+    }
+    operator = release(site, "latticeforge", name, address.url, **mine)
     async with connect(site.kubeconfig) as (session, url):
-        world = World(Api(session, url, name), site, site.hub_address(name))
+        world = World(Api(session, url, name), site, address, operator)
         try:
-            await _set_up(world, model, data)
+            for crd in all_crds().values():
+                await world.put(crd)
+            await eventually(lambda: _is_served(world.api))
+            await world.put(objects.pool(world.pool))
+            await furnish(world, model, data)
+            await operator.put()
             yield world
         finally:
+            await operator.remove()
             await _remove(world)
 
 
-async def _set_up(world: World, model: Path, data: Path) -> None:
-    space, site, address = world.api.namespace, world.site, world.address
-    for crd in all_crds().values():
-        await world.put(crd)
-    await world.put(objects.namespace(space))
-    await eventually(lambda: _is_served(world.api))
+async def furnish(world: World, model: Path, data: Path) -> None:
+    """Make the namespace with token and Hub."""
+    image, address = world.site.operator_image, world.address
     for manifest in (
-        objects.pool(world.pool),
+        objects.namespace(world.api.namespace),
         objects.token(HubServer.token),
-        *objects.hub(address, site.operator_image, model, data),
-        *objects.operator_access(space, world.pool),
-        objects.operator(space, site.operator_image, site.trainer_image, address.url),
+        *objects.hub(address, image, model, data),
     ):
         await world.put(manifest)
 
@@ -279,8 +283,6 @@ async def _is_served(api: Api) -> bool:
 
 
 async def _remove(world: World) -> None:
-    """Removes all but the CRDs: other stacks of the cluster may be there."""
+    """Removes all but the CRDs and the release: other stacks of the cluster may be there."""
     await world.remove("Namespace", "v1", world.api.namespace)
-    await world.remove("ClusterRoleBinding", RBAC, world.pool)
-    await world.remove("ClusterRole", RBAC, world.pool)
     await world.remove("GPUPool", API_VERSION, world.pool)

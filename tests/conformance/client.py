@@ -44,6 +44,8 @@ class Api:
     session: aiohttp.ClientSession
     url: str
     namespace: str
+    user: str = ""
+    """Whom the requests are made for; empty: whoever the kubeconfig names."""
 
     def ns(self, group_version: str, plural: str, *rest: str) -> str:
         """Path of a namespaced resource in this test's namespace."""
@@ -69,6 +71,8 @@ class Api:
     ) -> dict[str, Any]:
         """Sends a request; returns the decoded answer or raises Refused."""
         headers = {"Accept": accept, "User-Agent": "conformance/1"}
+        if self.user:
+            headers["Impersonate-User"] = self.user
         data = None
         if body is not None:
             headers["Content-Type"] = content_type

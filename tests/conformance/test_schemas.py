@@ -160,6 +160,8 @@ async def test_unknown_fields_are_warned_about(api: Api, widgets: str) -> None:
         ({"properties": {"a": {"description": "no type"}}}, r"properties\[a\]\.type"),
         ({"properties": {"a": {"type": "string", "pattern": "("}}}, r"properties\[a\]\.pattern"),
         ({"anyOf": [{"properties": {"a": {"pattern": "("}}}]}, r"anyOf\[0\]\.properties"),
+        ({"properties": {"a": {"type": "string", "default": 2e-5}}}, r"properties\[a\]\.default"),
+        ({"properties": {"a": {"type": "integer", "minimum": 1, "default": 0}}}, r"\.default"),
     ],
 )
 async def test_a_broken_schema_is_refused(api: Api, broken: dict[str, Any], where: str) -> None:

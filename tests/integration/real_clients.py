@@ -14,8 +14,6 @@ from typing import Any
 from latticeforge_operator.devcluster.server import serve, write_kubeconfig
 from latticeforge_operator.devcluster.store import Store
 
-_TIMEOUT = 60
-
 
 class ClientError(AssertionError):
     """A client exited with an error; the text is its stderr."""
@@ -27,11 +25,13 @@ class Client:
 
     program: str
     kubeconfig: Path
+    seconds: float = 60
+    """How long one call may take."""
 
     async def __call__(self, *arguments: str, stdin: str = "", **environment: str) -> str:
         """Runs the client; returns its stdout, or raises ClientError with its stderr."""
         async with self.running(*arguments, **environment) as process:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(self.seconds):
                 out, err = await process.communicate(stdin.encode())
         if process.returncode:
             raise ClientError(err.decode())

@@ -270,7 +270,7 @@ async def _killed(
 RARE = {
     ("get", "", "configmaps"),  # only granted on to the pods
     ("create", "batch", "jobs"),  # of a server-side apply the proxy sees a patch
-    *(("create", "", kind) for kind in ("configmaps", "serviceaccounts", "persistentvolumeclaims")),
+    *(("create", "", kind) for kind in ("configmaps", "serviceaccounts")),
     *(("create", "rbac.authorization.k8s.io", kind) for kind in ("roles", "rolebindings")),
     *((verb, "", "services") for verb in ("create", "patch")),  # of several pods
     ("list", "", "events"),  # of a Job without pods

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,18 @@ def write_crds(folder: Path) -> None:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Repeats what occurs twice: not every YAML reader in a cluster's tool chain knows anchors."""
+    """Repeats what occurs twice: not every YAML reader in a cluster's tool chain knows anchors.
+
+    Texts that YAML 1.2 reads as numbers are quoted: to kubectl and Helm, 2e-5 is one, and "2e-5" is
+    what it says.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (the base class's signature)
         return True
+
+
+_PlainDumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)

@@ -16,6 +16,7 @@ from latticeforge_operator.cluster.names import (
     API_VERSION,
     ATTEMPT_ANNOTATION,
     DIGEST_ANNOTATION,
+    QUEUE_LABEL,
     STEP_ANNOTATION,
     STEP_LABEL,
     TRAINER_CONTAINER,
@@ -41,15 +42,33 @@ DEFAULT_GRACE_SECONDS = 30
 def shared_objects(
     training: StackedTraining, launch: Launch, settings: Settings
 ) -> list[dict[str, Any]]:
-    """What every step of the stack needs: the volume, and the right to report progress."""
+    """What every step of the stack needs beside the volume: the right to report progress."""
     factory = _Factory(training, launch, settings)
     return [
-        *factory.store(),
         factory.service_account(),
         factory.role(),
         factory.role_binding(),
         factory.progress(),
     ]
+
+
+def volume_claim(
+    training: StackedTraining, launch: Launch, settings: Settings
+) -> dict[str, Any] | None:
+    """The stack's own volume as its spec has it; None if it names an existing claim."""
+    return _Factory(training, launch, settings).store()
+
+
+def first_claim(claim: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A claim as it is made: of the platform's storage class, if its stack names none.
+
+    The class of a volume that is there can never be changed, so only this one says it.
+    """
+    shared = "ReadWriteMany" in claim["spec"]["accessModes"]
+    default = settings.class_for(shared=shared)
+    if default is None:
+        return claim
+    return {**claim, "spec": {"storageClassName": default, **claim["spec"]}}
 
 
 def attempt_objects(
@@ -87,10 +106,10 @@ class _Factory:
         }
         return meta
 
-    def store(self) -> list[dict[str, Any]]:
+    def store(self) -> dict[str, Any] | None:
         storage = self.training.spec.storage
         if storage.size is None:
-            return []
+            return None
         meta = self._shared_meta(store_claim(self.training))
         spec: dict[str, Any] = {
             "accessModes": ["ReadWriteMany" if self._spans_nodes() else "ReadWriteOnce"],
@@ -98,9 +117,7 @@ class _Factory:
         }
         if storage.storage_class_name is not None:
             spec["storageClassName"] = storage.storage_class_name
-        return [
-            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
-        ]
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
 
     def _spans_nodes(self) -> bool:
         """Whether any step does: a volume's access modes cannot be changed later."""
@@ -176,7 +193,7 @@ class _Factory:
         meta = self._meta(self.launch.job)
         meta["annotations"][ATTEMPT_ANNOTATION] = str(self.launch.attempt)
         if self.placement.queue is not None:
-            meta["labels"]["kueue.x-k8s.io/queue-name"] = self.placement.queue
+            meta["labels"][QUEUE_LABEL] = self.placement.queue
         disrupted = {
             "action": "Ignore",
             "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
@@ -219,6 +236,8 @@ class _Factory:
                 {"name": "shm", "emptyDir": {"medium": "Memory"}},
             ],
         }
+        if self.settings.pull_secrets:
+            spec["imagePullSecrets"] = [{"name": name} for name in self.settings.pull_secrets]
         if self.placement.pods > 1:
             spec["subdomain"] = self.launch.job
         if self.placement.on_pool:

@@ -23,6 +23,9 @@ STEP_ANNOTATION = f"{GROUP}/step"
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 """Number of the attempt; on Jobs, read when they are observed."""
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""LocalQueue of a Job, read by Kueue, and when the Job is observed."""
+
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Put on pods by the Job controller."""
 
@@ -36,6 +39,7 @@ __all__ = [
     "GROUP",
     "JOB_NAME_LABEL",
     "MANAGER",
+    "QUEUE_LABEL",
     "STEP_ANNOTATION",
     "STEP_LABEL",
     "TRAINER_CONTAINER",

@@ -223,7 +223,7 @@ class Reconciler:
         status = TrainingStatus.model_validate(obj.get("status") or {})
         observed = self.mirror.observed(key)
         try:
-            training = StackedTraining.from_object(obj)
+            training = self._settings.completed(StackedTraining.from_object(obj))
         except ValueError as error:
             generation = obj["metadata"].get("generation", 1)
             return refuse(generation, status, observed, sentence(error), now), None
@@ -274,6 +274,7 @@ class Reconciler:
         A later attempt makes sure of it again: its failure may be that somebody deleted it.
         """
         if launch.attempt > 0 or training.uid not in self._furnished:
+            await self._make_volume(training, launch)
             for manifest in manifests.shared_objects(training, launch, self._settings):
                 await self._client.apply(manifest)
             self._furnished.add(training.uid)
@@ -281,6 +282,17 @@ class Reconciler:
             answer = await self._client.apply(manifest)
             if manifest["kind"] == "Job":
                 self.mirror.put("Job", answer)
+
+    async def _make_volume(self, training: StackedTraining, launch: Launch) -> None:
+        """Make the stack's own volume; one that is there follows the spec, as far as it can."""
+        claim = manifests.volume_claim(training, launch, self._settings)
+        if claim is None:
+            return
+        first = manifests.first_claim(claim, self._settings)
+        try:
+            await self._client.create(CLAIMS, training.namespace, first)
+        except Conflict:
+            await self._client.apply(claim)
 
     async def _write_status(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
         meta = obj["metadata"]

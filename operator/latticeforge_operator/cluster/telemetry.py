@@ -22,6 +22,9 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from latticeforge_operator.api import TrainingStatus
+from latticeforge_operator.api.status import StepStatus
+from latticeforge_operator.api.training import Budget
+from latticeforge_operator.core.reconcile import ENDED
 from latticeforge_trainer.contract import TrainMeters
 
 UNREADABLE = "Unreadable"
@@ -115,14 +118,28 @@ class StackCollector(Collector):
         """Phases, GPUs held and what they achieve, money spent and attempts by outcome."""
         sums = _Sums(self._active_pods())
         for obj in self._stacks():
-            namespace = obj["metadata"]["namespace"]
+            meta = obj["metadata"]
             try:
                 status = TrainingStatus.model_validate(obj.get("status") or {})
             except ValidationError:
-                sums.stacks[namespace, UNREADABLE] += 1
-            else:
-                sums.add(namespace, status)
+                sums.stacks[meta["namespace"], UNREADABLE] += 1
+                continue
+            sums.add(meta["namespace"], status)
+            if status.phase not in ENDED:
+                used = _budget_used(obj.get("spec") or {}, status)
+                if used is not None:
+                    sums.budgets[meta["namespace"], meta["name"]] = used
         return sums.metrics()
+
+
+def _budget_used(spec: dict[str, Any], status: TrainingStatus) -> float | None:
+    """The share of a stack's budget that is spent; None without one that can be read."""
+    try:
+        budget = Budget.model_validate(spec.get("budget"))
+    except ValidationError:
+        return None
+    limit = Decimal(budget.limit)
+    return float(Decimal(status.cost.spent) / limit) if limit else None
 
 
 class _Sums:
@@ -131,6 +148,8 @@ class _Sums:
         self.stacks: dict[tuple[str, ...], float] = defaultdict(float)
         self.steps: dict[tuple[str, ...], float] = defaultdict(float)
         self.gpus: dict[tuple[str, ...], float] = defaultdict(float)
+        self.idle: dict[tuple[str, ...], float] = defaultdict(float)
+        self.budgets: dict[tuple[str, ...], float] = {}
         self.spent: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
         self.lost: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
         self.waiting: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
@@ -148,14 +167,17 @@ class _Sums:
         self.waiting[money] += Decimal(status.cost.waiting)
         for step in status.steps:
             self.steps[namespace, step.name.rpartition("/")[2], step.phase] += 1
-            held = 0
+            held, gpus = 0, 0
             for attempt in step.attempts:
                 pods = self._active_pods.get((namespace, attempt.job), 0)
                 held += pods
+                gpus += attempt.gpus_per_pod * pods
                 self.queued[namespace, pool] += attempt.queued_seconds or 0.0
-                self.gpus[namespace, pool] += attempt.gpus_per_pod * pods
                 if attempt.outcome is not None:
                     self.attempts[namespace, attempt.outcome] += 1
+            self.gpus[namespace, pool] += gpus
+            if not _works(step):
+                self.idle[namespace, pool] += gpus
             # Without pods, it is suspended or queued, and its gauges are those of before.
             if held and step.gauges is not None:
                 self._add_speed((namespace, pool), step.gauges)
@@ -172,10 +194,14 @@ class _Sums:
         yield _gauge("stacks", "Stacks by phase", ("namespace", "phase"), self.stacks)
         yield _gauge("steps", "Steps by phase", ("namespace", "kind", "phase"), self.steps)
         yield _gauge("gpus_held", "GPUs that pods hold", place, self.gpus)
+        idle = "Of the GPUs that pods hold, those of steps that report no work yet"
+        yield _gauge("gpus_idle", idle, place, self.idle)
         yield _gauge("spent", "Money spent on the stacks there are", money, self.spent)
         yield _gauge("lost", "Money spent on work that was redone", money, self.lost)
         waiting = "Money spent on GPUs that were held before the work began"
         yield _gauge("waiting", waiting, money, self.waiting)
+        used = "Share of the budget that is spent, of each stack that has one and has not ended"
+        yield _gauge("budget_used_ratio", used, ("namespace", "training"), self.budgets)
         queued = "Seconds that attempts waited for their first node"
         yield _gauge("queued_seconds", queued, place, self.queued)
         tokens = "Real tokens that running steps train on each second"
@@ -185,6 +211,13 @@ class _Sums:
         yield _gauge("model_flops_per_second", flops, place, self.flops)
         outcomes = ("namespace", "outcome")
         yield _gauge("attempts", "Attempts that ended, by outcome", outcomes, self.attempts)
+
+
+def _works(step: StepStatus) -> bool:
+    """Whether a step reports work: a train step its speed, any other how far it is."""
+    if step.gauges is not None:
+        return step.gauges.tokens_per_second is not None
+    return step.fraction > 0
 
 
 def _gauge(

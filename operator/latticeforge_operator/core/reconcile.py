@@ -196,9 +196,10 @@ class _Pass:
         """A suspended Job's deadline if it has to be changed."""
         return self.deadline if self.deadline != job.deadline_seconds else None
 
-    def _may_resume(self, job: JobView) -> bool:
+    @staticmethod
+    def _may_resume(job: JobView) -> bool:
         """A queued Job is suspended by Kueue until it is admitted, and resumed by Kueue alone."""
-        return job.suspended and self.training.spec.compute.queue is None
+        return job.suspended and not job.queue
 
     def _show_line(self) -> None:
         train = place(self.training.spec, self.training.spec.stages[0], StepKind.TRAIN, self.pool)

@@ -124,7 +124,7 @@ class Settlement:
         elif job.finished:
             self._fail(attempt, evidence)
         elif not self._has_stalled(attempt, evidence):
-            fields = _running_fields(job, pods, self._progress, self._placement.queue)
+            fields = _running_fields(job, pods, self._progress)
             self._update(phase=StepPhase.RUNNING, **fields)
             if not pods and not job.suspended and self._now < job.created_at + PATIENCE:
                 self.wake_at = job.created_at + PATIENCE
@@ -236,12 +236,12 @@ def _queued(attempt: Attempt, job: JobView, pods: Sequence[PodView]) -> Attempt:
 
 
 def _running_fields(
-    job: JobView, pods: tuple[PodView, ...], progress: Progress | None, queue: str | None
+    job: JobView, pods: tuple[PodView, ...], progress: Progress | None
 ) -> dict[str, object]:
     report = progress if progress is not None and progress.state is StepState.RUNNING else None
     waiting = next((pod.waiting for pod in pods if pod.waiting), "")
-    if job.suspended and queue is not None:
-        message = f"queued: Kueue has not admitted it into queue {queue} yet"
+    if job.suspended and job.queue:
+        message = f"queued: Kueue has not admitted it into queue {job.queue} yet"
     elif job.suspended:
         message = "suspended"
     elif waiting or job.complaint:

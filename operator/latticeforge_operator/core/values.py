@@ -52,6 +52,8 @@ class JobView:
     created_at: datetime
     finished_at: datetime | None = None
     suspended: bool = False
+    queue: str = ""
+    """Kueue LocalQueue that admits it."""
     deadline_seconds: int | None = None
     """After this long in one go it is ended, whoever lives."""
     succeeded: bool = False

@@ -10,6 +10,7 @@ from typing import Any
 from latticeforge_operator.devcluster import cel, validation
 from latticeforge_operator.devcluster.errors import FieldError
 from latticeforge_operator.devcluster.metadata import timestamp
+from latticeforge_operator.devcluster.patterns import compiled
 from latticeforge_operator.devcluster.resources import JsonObject
 from latticeforge_operator.devcluster.structure import Schema
 
@@ -82,15 +83,22 @@ def _schema_faults(
     yield from malformed
     if malformed:
         return
+    found = [*_own_faults(schema, path, is_option=is_option)]
+    for below, where in _parts(schema, path):
+        found += _schema_faults(below, where, is_option=is_option)
+    for option, where in _options(schema, path):
+        found += _schema_faults(option, where, is_option=True)
+    yield from found
+    if "default" in schema and not found:
+        yield from validation.faults(schema, schema["default"], path=f"{path}.default")
+
+
+def _own_faults(schema: Mapping[str, Any], path: str, *, is_option: bool) -> Iterator[FieldError]:
     yield from _rule_faults(schema, path)
     if "pattern" in schema and (why := _pattern_fault(schema["pattern"])):
         yield FieldError.invalid(f"{path}.pattern", schema["pattern"], why)
     if not is_option and not _has_shape(schema):
         yield FieldError.required(f"{path}.type", "must not be empty for specified object fields")
-    for below, where in _parts(schema, path):
-        yield from _schema_faults(below, where, is_option=is_option)
-    for option, where in _options(schema, path):
-        yield from _schema_faults(option, where, is_option=True)
 
 
 def _rule_faults(schema: Mapping[str, Any], path: str) -> Iterator[FieldError]:
@@ -135,7 +143,7 @@ def _compile_fault(expression: str) -> str | None:
 
 def _pattern_fault(pattern: str) -> str | None:
     try:
-        re.compile(pattern)
+        compiled(pattern)
     except re.error as error:
         return f"must be a valid regular expression: {error}"
     return None

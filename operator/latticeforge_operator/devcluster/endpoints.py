@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
 
-from latticeforge_operator.devcluster import errors, lists, openapi, patch, requests, streams
+from latticeforge_operator.devcluster import (
+    authorization,
+    errors,
+    lists,
+    openapi,
+    patch,
+    requests,
+    streams,
+)
+from latticeforge_operator.devcluster.authorization import Account, Action
 from latticeforge_operator.devcluster.discovery import document
 from latticeforge_operator.devcluster.errors import ApiError
 from latticeforge_operator.devcluster.eviction import evict
@@ -19,6 +29,7 @@ from latticeforge_operator.devcluster.store import Store, Subresource
 from latticeforge_operator.devcluster.unknown_fields import check_unknown_fields
 
 _SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+_WRITES = frozenset({"POST", "PUT", "PATCH"})
 _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE = "application/merge-patch+json"
@@ -54,8 +65,19 @@ class Endpoints:
             "DELETE": self._delete,
         }
 
-    async def answer(self, request: web.Request, path: list[str]) -> web.StreamResponse:
-        """Answers a request to a path, split at its slashes; raises ApiError."""
+    async def answer(
+        self, request: web.Request, path: list[str], account: Account | None = None
+    ) -> web.StreamResponse:
+        """Answers a request to a path.
+
+        Args:
+            request: the request.
+            path: what it asks for, split at its slashes.
+            account: who asks; None may do everything.
+
+        Raises:
+            ApiError: it is refused.
+        """
         if request.method == "GET":
             found = document(self._store.registry, path)
             found = found or openapi.document(self._store.registry, path)
@@ -64,7 +86,28 @@ class Endpoints:
         verb = self._verbs.get(request.method)
         if verb is None:
             raise ApiError(405, f"the server does not allow the method {request.method}")
-        return await verb(request, requests.target(self._store.registry, path))
+        target = requests.target(self._store.registry, path)
+        if account is not None:
+            await self._authorize(request, target, account)
+        return await verb(request, target)
+
+    async def _authorize(self, request: web.Request, target: Target, account: Account) -> None:
+        for action in self._actions(request, target):
+            authorization.check(self._store, account, action)
+        if target.key.group == authorization.GROUP and request.method in _WRITES:
+            body = await requests.object_body(request)
+            if request.method == "PATCH" and request.content_type != _APPLY:
+                raise ApiError(403, "the devcluster lets pods write roles as a whole only: apply")
+            metadata = {**(body.get("metadata") or {}), "namespace": target.namespace or ""}
+            whole = {**body, "metadata": metadata}
+            authorization.check_grant(self._store, account, target.key, whole)
+
+    def _actions(self, request: web.Request, target: Target) -> list[Action]:
+        """What a request wants to do; to apply what is not there is to create it too."""
+        wanted = requests.action(request, target)
+        if request.content_type == _APPLY and self._store.peek(*target.object()) is None:
+            return [wanted, replace(wanted, verb="create")]
+        return [wanted]
 
     async def _get(self, request: web.Request, target: Target) -> web.StreamResponse:
         if target.subresource == "log":

@@ -11,6 +11,7 @@ import yaml
 from aiohttp import web
 
 from latticeforge_operator.devcluster import builtin_schemas, protobuf, validation
+from latticeforge_operator.devcluster.authorization import Action
 from latticeforge_operator.devcluster.builtins import JOBS
 from latticeforge_operator.devcluster.deletion import Propagation
 from latticeforge_operator.devcluster.errors import ApiError, unknown_resource
@@ -69,6 +70,18 @@ def _scope(resource: Resource, namespace: str | None) -> str | None:
             raise unknown_resource()
         return ""
     return namespace
+
+
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+
+
+def action(request: web.Request, target: Target) -> Action:
+    """What a request wants to do, as roles name it."""
+    reads = "watch" if flag(request, "watch") else "get" if target.name else "list"
+    deletes = "delete" if target.name else "deletecollection"
+    verb = {"GET": reads, "DELETE": deletes, **_VERBS}[request.method]
+    subresource, namespace = target.subresource or "", target.namespace or ""
+    return Action(verb, target.key, subresource, namespace, target.name or "")
 
 
 def flag(request: web.Request, name: str) -> bool:

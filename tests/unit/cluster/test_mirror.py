@@ -37,6 +37,7 @@ def child(
         "latticeforge.dev/training": "elle",
         "latticeforge.dev/training-uid": owner,
         "batch.kubernetes.io/job-name": "job",
+        "kueue.x-k8s.io/queue-name": "research",
     }
     annotations = {
         "latticeforge.dev/digest": DIGEST,
@@ -180,6 +181,7 @@ def test_job_view() -> None:
     )
     assert (view.name, view.step, view.digest, view.attempt) == ("job", "math/train", DIGEST, 2)
     assert (view.failed, view.succeeded, view.suspended, view.deleting) == (True, False, True, True)
+    assert view.queue == "research"
     assert (view.reason, view.message) == ("BackoffLimitExceeded", "it has")
     assert (view.created_at, view.finished_at) == (at(0), at(7))
 

@@ -35,6 +35,7 @@ from latticeforge_operator.core.values import Launch
 from latticeforge_operator.devcluster.validation import faults
 
 KEY = ("default", "elle")
+DEFAULTS = Settings()
 POOL = {"metadata": {"name": "h200"}, "spec": {"accelerator": "H200"}}
 
 
@@ -70,7 +71,7 @@ class FakeClient:
         self._call(f"delete {resource.plural}")
 
     async def create(self, resource: Resource, _: str, manifest: dict[str, Any]) -> None:
-        self._call(f"create {resource.plural} {manifest['reason']}")
+        self._call(f"create {resource.plural} {manifest.get('reason', '')}".rstrip())
 
     async def list_all(self, resource: Resource, *_: object, **__: object) -> Listing:
         self._call("list")
@@ -78,10 +79,10 @@ class FakeClient:
 
 
 class World:
-    def __init__(self, fields: dict[str, Any] | None = None) -> None:
+    def __init__(self, fields: dict[str, Any] | None = None, settings: Settings = DEFAULTS) -> None:
         self.client, self.mirror, self.now = FakeClient(), Mirror(), START
         self.reconciler = Reconciler(
-            cast("Client", self.client), self.mirror, Settings(), now=lambda: self.now
+            cast("Client", self.client), self.mirror, settings, now=lambda: self.now
         )
         self.mirror.put("GPUPool", POOL)
         self.put(fields or spec())
@@ -484,3 +485,16 @@ async def test_a_job_without_pods_is_doubted() -> None:
     await world.passes()
     await world.reconciler._doubt()
     assert world.reconciler._doubted == {KEY}
+
+
+async def test_a_volume_that_is_there_keeps_its_class_whatever_the_settings_say() -> None:
+    world = World(spec(storage={"size": "1Ti"}), Settings(storage_class="block"))
+    world.client.fails["create persistentvolumeclaims"] = Conflict("it exists")
+    await world.passes()
+    assert world.client.calls[:3] == [
+        "create persistentvolumeclaims",
+        "apply PersistentVolumeClaim",
+        "apply ServiceAccount",
+    ]
+    claims = [obj for (kind, _), obj in world.client.objects.items() if "Volume" in kind]
+    assert ["storageClassName" in claim["spec"] for claim in claims] == [False]

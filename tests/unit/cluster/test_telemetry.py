@@ -119,6 +119,44 @@ async def test_the_speed_of_running_steps_is_summed_by_pool(world: World) -> Non
     assert ("model_flops_per_second", "", "default") not in samples
 
 
+@pytest.mark.parametrize(
+    ("fields", "idle"),
+    [
+        ({}, 16),
+        ({"meters": {"step": 0, "totalSteps": 9}}, 16),
+        ({"meters": {"step": 3, "totalSteps": 9, "tokensPerSecond": 90}}, 0),
+        ({"name": "math/evaluate"}, 16),
+        ({"name": "math/evaluate", "fraction": 0.1}, 0),
+    ],
+)
+async def test_gpus_are_idle_until_their_step_reports_work(
+    world: World, fields: dict[str, Any], idle: int
+) -> None:
+    running = step("math/train", "Running", {"outcome": "Stalled"}, {"gpusPerPod": 8})
+    world.stacks = [stack("a", TRAINING | {"steps": [running | fields]})]
+    samples = await world.samples()
+    assert samples["gpus_held", "default", "h200"] == 16
+    assert samples.get(("gpus_idle", "default", "h200"), 0) == idle
+
+
+@pytest.mark.parametrize(
+    ("budget", "phase", "used"),
+    [
+        ({"limit": "42"}, "Running", 0.25),
+        ({"limit": "42"}, "Suspended", 0.25),
+        ({"limit": "42"}, "Failed", None),
+        ({"limit": "0"}, "Running", None),
+        ({"limit": "much"}, "Running", None),
+        (None, "Running", None),
+    ],
+)
+async def test_how_much_of_its_budget_a_stack_has_used(
+    world: World, budget: dict[str, str] | None, phase: str, used: float | None
+) -> None:
+    world.stacks = [stack("a", TRAINING | {"phase": phase}) | {"spec": {"budget": budget}}]
+    assert (await world.samples()).get(("budget_used_ratio", "a", "default")) == used
+
+
 async def test_passes_are_counted_and_timed(world: World) -> None:
     for result in ("done", "done", "unavailable"):
         with world.telemetry.timed_pass("a"):

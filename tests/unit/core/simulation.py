@@ -77,7 +77,7 @@ class Cluster:
         self.launches[launch.job] = launch
         self.jobs[launch.job] = JobView(
             launch.job, launch.step, launch.digest, launch.attempt, created_at=self.now,
-            deadline_seconds=launch.deadline_seconds,
+            deadline_seconds=launch.deadline_seconds, queue=launch.placement.queue or "",
         )  # fmt: skip
         self.began[launch.job] = self.now
         self._create_pods(launch.job)

@@ -106,8 +106,8 @@ def test_a_resumed_job_gets_what_is_left_and_not_its_first_deadline_again() -> N
 
 def test_a_job_that_kueue_holds_back_gets_what_is_left() -> None:
     op = operator(1000)
-    op.edit(op.training.spec.to_json() | {"compute": {"gpus": 2, "queue": "research"}})
-    (job,) = op.cluster.live()
+    (launched,) = op.cluster.live()
+    job = op.cluster.jobs[launched.name] = replace(launched, queue="research")
     op.cluster.run_alone(300)
     op.cluster.suspend(job.name)
     passes(op)

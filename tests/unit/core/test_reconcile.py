@@ -731,6 +731,15 @@ def test_a_queued_job_is_resumed_by_kueue_alone() -> None:
     assert op.step().resume == ()
 
 
+def test_a_job_that_is_in_no_queue_is_resumed_whatever_queue_the_stack_names() -> None:
+    op = operator(spec(compute={"queue": "research"}))
+    run_until(op, "math/prepare")
+    job = live(op, "math/prepare")
+    op.cluster.suspend(job)
+    op.look()
+    assert op.step().resume == (job,)
+
+
 # --- money
 
 

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from latticeforge_operator.devcluster import server as server_module
+from latticeforge_operator.devcluster.authorization import Account
 from latticeforge_operator.devcluster.server import Server, serve, write_kubeconfig
 from latticeforge_operator.devcluster.store import ResourceKey, Store
 
@@ -61,9 +62,34 @@ async def test_strangers_are_refused(server: Server, headers: dict[str, str]) ->
 async def test_the_token_may_be_in_the_path(server: Server) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{server.credential_url}/api/v1/pods") as response,
+        session.get(f"{server.url}/{server.token}/api/v1/pods") as response,
     ):
         assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("own", "user", "status"),
+    [
+        (True, "system:serviceaccount:team:pod", 403),
+        (True, "somebody", 403),
+        (False, "system:serviceaccount:team:pod", 403),
+        (False, None, 403),
+        (True, None, 200),
+    ],
+)
+async def test_an_account_may_do_what_it_is_granted_and_impersonates_nobody(
+    server: Server, own: bool, user: str | None, status: int
+) -> None:
+    token = server.token if own else server.account_token(Account("team", "operator"))
+    headers = {"Authorization": f"Bearer {token}"} | ({"Impersonate-User": user} if user else {})
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{server.url}/api/v1/pods") as response,
+    ):
+        assert response.status == status
+        message = (await response.json()).get("message", "")
+    impersonates = user == "somebody" or (not own and user is not None)
+    assert ("cannot impersonate" in message) is impersonates
 
 
 async def test_every_server_has_its_own_token(server: Server) -> None:
@@ -135,7 +161,7 @@ async def test_one_must_say_which_container(server: Server) -> None:
 
     store = server._endpoints._store
     other = await serve(store, log_reader=read_log)
-    url = f"{other.credential_url}/api/v1/namespaces/default/pods/p/log"
+    url = f"{other.url}/{other.token}/api/v1/namespaces/default/pods/p/log"
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         assert response.status == 400
         assert "choose one of: [main side]" in (await response.json())["message"]
@@ -147,7 +173,7 @@ async def test_closing_does_not_wait_for_watches(monkeypatch: pytest.MonkeyPatch
     server = await serve(Store())
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{server.credential_url}/api/v1/namespaces?watch=true") as response,
+        session.get(f"{server.url}/{server.token}/api/v1/namespaces?watch=true") as response,
     ):
         assert b"ADDED" in await response.content.readline()
         async with asyncio.timeout(60):

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from tests.unit.devcluster_pods.polling import alive, text_of, until
 
+from latticeforge_operator.devcluster import authorization
 from latticeforge_operator.devcluster.cluster import Backoff, DataFolderInUseError, DevCluster
 from latticeforge_operator.devcluster.controllers.nodes import NodeCapacity
 from latticeforge_operator.devcluster.controllers.objects import (
@@ -100,20 +101,39 @@ async def test_a_pod_that_asks_for_no_device_sees_none(tmp_path: Path) -> None:
         assert await run(one, pod("p", container("echo [$CUDA_VISIBLE_DEVICES]", env=env))) == "[]"
 
 
-async def test_a_pod_reaches_the_api_with_its_kubeconfig(tmp_path: Path) -> None:
+def grant(on: DevCluster, account: str, rule: dict[str, Any]) -> None:
+    """Binds a role with one rule to a ServiceAccount."""
+    name = {"metadata": {"name": account}}
+    on.store.create(authorization.ROLES, "default", {**name, "rules": [rule]})
+    reference = {"apiGroup": authorization.GROUP, "kind": "Role", "name": account}
+    subjects = [{"kind": "ServiceAccount", "name": account, "namespace": "default"}]
+    binding = {**name, "roleRef": reference, "subjects": subjects}
+    on.store.create(authorization.ROLE_BINDINGS, "default", binding)
+
+
+async def test_a_pod_may_do_what_its_account_is_granted(tmp_path: Path) -> None:
     script = (
-        "import json, os, urllib.request\n"
+        "import json, os, urllib.error, urllib.request\n"
         "config = json.load(open(os.environ['KUBECONFIG']))\n"
         "url = config['clusters'][0]['cluster']['server']\n"
-        "name = os.environ['NAME']\n"
-        "with urllib.request.urlopen(f'{url}/api/v1/namespaces/default/pods/{name}') as answer:\n"
-        "    print(json.load(answer)['metadata']['name'])\n"
+        "for kind in ('pods', 'secrets'):\n"
+        "    try:\n"
+        "        urllib.request.urlopen(f'{url}/api/v1/namespaces/default/{kind}').close()\n"
+        "        print(kind)\n"
+        "    except urllib.error.HTTPError as error:\n"
+        "        print(json.load(error)['message'])\n"
     )
-    field = {"fieldRef": {"fieldPath": "metadata.name"}}
-    python = {"name": "main", "image": "local", "command": ["python", "-c", script]}
+    main = {"name": "main", "image": "local", "command": ["python", "-c", script]}
     async with cluster(tmp_path) as one:
-        main = {**python, "env": [{"name": "NAME", "valueFrom": field}]}
-        assert await run(one, pod("p", main)) == "p"
+        grant(one, "reader", {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]})
+        allowed, refused = (
+            await run(one, pod("p", main, serviceAccountName="reader"))
+        ).splitlines()
+        assert allowed == "pods"
+        assert refused == (
+            'secrets is forbidden: User "system:serviceaccount:default:reader" cannot list '
+            'resource "secrets" in API group "" in the namespace "default"'
+        )
 
 
 async def test_a_pod_without_a_token_knows_nothing_of_the_api(tmp_path: Path) -> None:
@@ -125,7 +145,9 @@ async def test_a_pod_without_a_token_knows_nothing_of_the_api(tmp_path: Path) ->
 async def test_the_account_folder_is_where_clusters_mount_it(tmp_path: Path) -> None:
     async with cluster(tmp_path) as one:
         main = container("cat /var/run/secrets/kubernetes.io/serviceaccount/token")
-        assert await run(one, pod("p", main)) == one.token
+        token = await run(one, pod("p", main))
+        assert len(token) > 40
+        assert token != one.token
 
 
 async def test_peers_of_an_indexed_job_are_on_loopback(tmp_path: Path) -> None:

@@ -70,5 +70,21 @@ def test_names_of_peers(text: str, translated: str) -> None:
     assert translate(text) == translated
 
 
+@pytest.mark.parametrize(
+    ("text", "translated"),
+    [
+        ("hub.ml.svc", "127.0.0.1"),
+        ("http://hub.ml.svc:8080/x", "http://127.0.0.1:8080/x"),
+        ("hub.other.svc.cluster.local", "127.0.0.1"),
+        ("hub.ml.svc.example", "hub.ml.svc.example"),
+        ("hub.ml.svcs", "hub.ml.svcs"),
+        ("www.hub.ml.svc", "www.hub.ml.svc"),
+    ],
+)
+def test_services_are_on_this_machine_too(text: str, translated: str) -> None:
+    assert translate(text) == translated
+    assert Translator({}, "", "ml")(text) == translated
+
+
 def test_a_pod_without_a_subdomain_has_no_peers() -> None:
     assert Translator({}, "", "ml")("j-0.train") == "j-0.train"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from latticeforge_operator.devcluster.authorization import Account
 from latticeforge_operator.devcluster.kubelet.environment import Environment
 from latticeforge_operator.devcluster.resources import JsonObject
 from latticeforge_operator.devcluster.server import Server, write_kubeconfig
@@ -14,20 +15,17 @@ from latticeforge_operator.devcluster.server import Server, write_kubeconfig
 
 @dataclass(frozen=True)
 class ApiAccess:
-    """How pods reach the API.
-
-    Every ServiceAccount has the whole API here: the devcluster authenticates, but does not
-    authorize. That a pod keeps to its Role is for a real cluster to show.
-    """
+    """How pods reach the API."""
 
     server: Server
 
-    def install(self, folder: Path, namespace: str) -> Environment:
-        """Writes a pod's credentials into a folder; returns the variables that point there."""
+    def install(self, folder: Path, account: Account) -> Environment:
+        """Writes an account's credentials into a folder; returns the variables that point there."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        write_kubeconfig(folder / "kubeconfig", self.server, namespace)
-        files = {"token": self.server.token, "namespace": namespace, "ca.crt": ""}
+        token = self.server.account_token(account)
+        write_kubeconfig(folder / "kubeconfig", self.server, account.namespace, token)
+        files = {"token": token, "namespace": account.namespace, "ca.crt": ""}
         for name, text in files.items():
             _write_private(folder / name, text)
         address = urlsplit(self.server.url)

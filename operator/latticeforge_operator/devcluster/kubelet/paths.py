@@ -17,6 +17,9 @@ _BEFORE_PATH = r"(?:(?<![\w./~-])|(?<=file://))"
 _AFTER_PATH = r"(?=[^\w.-]|$)"
 _BEFORE_NAME = r"(?<![\w.-])"
 _AFTER_NAME = r"(?![\w-]|\.[\w-])"
+_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_SERVICE = re.compile(rf"{_BEFORE_NAME}{_LABEL}\.{_LABEL}\.svc(?:\.cluster\.local)?{_AFTER_NAME}")
+"""A Service by its full name: its pods share the loopback, and its port is theirs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Translator:
     namespace: str
 
     def __call__(self, text: str) -> str:
-        """Returns `text` with every mount path and host name of a peer replaced."""
+        """Returns `text` with every mount path and every name of a peer or Service replaced."""
         return self._names(self._paths(text))
 
     def _paths(self, text: str) -> str:
@@ -47,6 +50,7 @@ class Translator:
         return re.sub(pattern, lambda match: str(folders[match[1]]), text)
 
     def _names(self, text: str) -> str:
+        text = _SERVICE.sub(LOOPBACK, text)
         if not self.subdomain:
             return text
         domain = rf"\.{re.escape(self.namespace)}(?:\.svc(?:\.cluster\.local)?)?"

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from latticeforge_operator.devcluster.authorization import Account
 from latticeforge_operator.devcluster.controllers.loops import first_of, sleep_until
 from latticeforge_operator.devcluster.controllers.objects import (
     PODS,
@@ -215,7 +216,7 @@ class PodWorker:
         if not wants_access(self.pod, account):
             return None, {}
         folder = self.folder / "account"
-        return folder, self._machine.access.install(folder, namespace)
+        return folder, self._machine.access.install(folder, Account(namespace, name))
 
     async def _enforce_deadline(self) -> None:
         seconds = self.pod["spec"].get("activeDeadlineSeconds")
