@@ -1,0 +1,342 @@
+"""Keys that say what a stage learns from: data sets, their columns, and the loss on each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from latticeforge_operator.axolotl.keynames import unknown_key
+from latticeforge_operator.axolotl.lines import Line, Verdict, ignored, implied, mapped, unsupported
+from latticeforge_operator.axolotl.prompts import SHAREGPT, TYPES, Rows, rows_of
+from latticeforge_operator.axolotl.rules import Key, decided, harmless, keys, refused, switches
+from latticeforge_operator.axolotl.settings import (
+    ConfigError,
+    Settings,
+    WrongValueError,
+    flag,
+    is_blank,
+    mapping,
+    mappings,
+    shown,
+    text,
+    texts,
+    whole,
+)
+
+_ROLES = ("system", "user", "assistant", "tool")
+_KNOWN_NAMES = {"human": "user", "gpt": "assistant"}
+_ENDS = {"turn": "Turn", "all": "All", "last": "Last", "none": "Never"}
+_EXCESS = {"drop": "Drop", "truncate": "Truncate", "raise": "Fail"}
+_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".txt", ".arrow")
+_LOADERS = ("json", "parquet", "csv", "text", "arrow")
+"""What `path` says when `data_files` names local files."""
+
+Entry = Mapping[str, Any]
+"""One entry of `datasets`, without the keys that set nothing."""
+
+
+def _datasets(_key: str, value: list[dict[str, Any]], settings: Settings) -> Iterator[Line]:
+    place = 0
+    for index, entry in enumerate(value):
+        where = f"datasets[{index}]"
+        given = {name: found for name, found in entry.items() if not is_blank(found)}
+        sources = _sources(where, given)
+        for number, source in enumerate(sources):
+            prefix = f"data.{place + number}"
+            lines = list(_dataset(where, given, source, settings))
+            # A file of several says nothing that the first has not said, but has the same fields.
+            for line in lines if number == 0 else [_fields_only(line) for line in lines]:
+                yield _placed(line, prefix)
+        yield from (ignored(f"{where}.{name}", "not set") for name in entry if name not in given)
+        place += len(sources)
+    if place > 1:
+        sentence = "every sample once per epoch, whatever the data set"
+        yield mapped("datasets", sentence, {"mixing": "Concatenate"})
+
+
+def _placed(line: Line, prefix: str) -> Line:
+    fields = {f"{prefix}.{name}": value for name, value in line.fields.items()}
+    return Line(line.key, line.verdict, line.sentence, fields, line.given)
+
+
+def _fields_only(line: Line) -> Line:
+    return Line("", line.verdict, line.sentence, line.fields, given=False)
+
+
+def _sources(where: str, entry: Entry) -> list[dict[str, Any]]:
+    """The `source` of every data set that an entry stands for, with `files` on the Hub."""
+    path = _read(where, entry, "path", text)
+    if not path:
+        raise ConfigError(f"{where}.path", "is missing; name a data set or a file")
+    files = _read(where, entry, "data_files", texts) or []
+    if path in _LOADERS or (files and _is_local(path)):
+        return [{"source": local_path(name)} for name in files]
+    if _is_local(path):
+        return [{"source": local_path(path)}]
+    return [{"source": path, **({"files": files} if files else {})}]
+
+
+def _is_local(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or PurePosixPath(path).suffix in _FILES
+
+
+def local_path(path: str) -> str:
+    """A local path as the API has it: absolute, or `./` from the root of the volume."""
+    return path if path.startswith(("/", "./")) else f"./{path}"
+
+
+def _dataset(
+    where: str, entry: Entry, source: dict[str, Any], settings: Settings
+) -> Iterator[Line]:
+    rows = rows_of(entry.get("type"))
+    for name, value in entry.items():
+        key = f"{where}.{name}"
+        if name == "path":
+            yield _path_line(key, str(value), source)
+        elif name == "type":
+            yield _type_line(key, value, rows, entry, settings)
+        elif name not in DATASET:
+            yield unknown_key(key, name, DATASET)
+        else:
+            read, rule = DATASET[name]
+            yield rule(key, _read(where, entry, name, read), rows)
+    if "type" not in entry:
+        yield unsupported(f"{where}.type", "is missing: rows that are token ids cannot be read")
+
+
+def _read(where: str, entry: Entry, name: str, read: Callable[[Any], Any]) -> Any:
+    if name not in entry:
+        return None
+    try:
+        return read(entry[name])
+    except WrongValueError as error:
+        raise ConfigError(f"{where}.{name}", str(error)) from error
+
+
+def _path_line(key: str, path: str, source: dict[str, Any]) -> Line:
+    if "://" in path:
+        return unsupported(key, f"{path}: only the Hub and files are read; download it first")
+    return mapped(key, f"data.source {source['source']}", source)
+
+
+def _type_line(key: str, value: Any, rows: Rows | None, entry: Entry, settings: Settings) -> Line:
+    if rows is None:
+        known = ", ".join(TYPES)
+        return unsupported(key, f"{shown(value)}: unknown here; known are {known}, and prompts")
+    fields: dict[str, Any] = {"format": rows.format}
+    columns = {**rows.fields, **_columns(entry, rows)}
+    fields |= {f"fields.{name}": column for name, column in columns.items()}
+    fields |= {f"promptTemplate.{name}": prompt for name, prompt in rows.prompt.items()}
+    learned = _learned(entry, rows, settings)
+    if learned:
+        fields["trainOn"] = learned
+    excess = "Split" if rows.format == "Text" else _EXCESS[settings["excess_length_strategy"]]
+    fields["excessLength"] = excess
+    return mapped(key, f"format {rows.format}", fields)
+
+
+def _columns(entry: Entry, rows: Rows) -> dict[str, str]:
+    """Columns that an entry renames, of those that its format has."""
+    properties = entry.get("message_property_mappings") or {}
+    named: dict[str, Any] = {}
+    if rows.format == "Chat":
+        named = {
+            "messages": entry.get("field_messages"),
+            "role": properties.get("role") or entry.get("message_field_role"),
+            "content": properties.get("content") or entry.get("message_field_content"),
+            "tools": entry.get("field_tools"),
+        }
+    if rows.format == "Text":
+        named = {"text": entry.get("field")}
+    return {
+        name: str(column)
+        for name, column in named.items()
+        if column and (column != name or rows.fields == SHAREGPT)
+    }
+
+
+def _learned(entry: Entry, rows: Rows, settings: Settings) -> list[str]:
+    """Whose tokens are learned; empty: the assistant's, as when it is left out."""
+    if settings["train_on_inputs"] and rows.format == "Chat":
+        return list(_ROLES)
+    if settings["train_on_inputs"] and rows.format == "Alpaca":
+        return ["user", "assistant"]
+    roles = entry.get("roles_to_train") if rows.format == "Chat" else None
+    names = [_role(entry, str(name)) for name in roles] if isinstance(roles, list) else []
+    return [] if names == ["assistant"] else [name for name in names if name in _ROLES]
+
+
+def _role(entry: Entry, name: str) -> str:
+    roles = entry.get("roles")
+    for role, names in roles.items() if isinstance(roles, dict) else ():
+        if name in names:
+            return str(role)
+    return _KNOWN_NAMES.get(name, name)
+
+
+DatasetRule = Callable[[str, Any, Rows | None], Line]
+
+
+def _as_type(*formats: str) -> DatasetRule:
+    """A key whose fields the line of `type` carries, if its format has use for it."""
+
+    def rule(key: str, value: Any, rows: Rows | None) -> Line:
+        if rows is not None and rows.format in formats:
+            return mapped(key, shown(value), {})
+        return ignored(key, "has no effect on this type")
+
+    return rule
+
+
+def _is(path: str) -> DatasetRule:
+    return lambda key, value, _rows: mapped(key, f"data.{path} {value}", {path: value})
+
+
+def _says(verdict: Verdict, sentence: str) -> DatasetRule:
+    return lambda key, value, _rows: (
+        ignored(key, "off") if value in (False, 0) else Line(key, verdict, sentence)
+    )
+
+
+def _roles(key: str, value: dict[str, Any], rows: Rows | None) -> Line:
+    if rows is None or rows.format != "Chat":
+        return ignored(key, "has no effect on this type")
+    if not set(value) <= set(_ROLES) or not all(isinstance(v, list) for v in value.values()):
+        return unsupported(key, f"roles are {', '.join(_ROLES)} here, each with a list of names")
+    added = {
+        f"roles.{role}": [str(name) for name in names if name != role]
+        for role, names in value.items()
+    }
+    return mapped(key, "data.roles", {role: names for role, names in added.items() if names})
+
+
+def _roles_to_train(key: str, value: list[str], rows: Rows | None) -> Line:
+    if rows is not None and rows.format == "Chat":
+        return mapped(key, f"learned: {', '.join(value)}", {})
+    return ignored(key, "has no effect on this type")
+
+
+def _ends(key: str, value: str, rows: Rows | None) -> Line:
+    if rows is None or rows.format != "Chat":
+        return ignored(key, "has no effect on this type")
+    if value not in _ENDS:
+        return unsupported(key, f"{value}: must be one of {', '.join(_ENDS)}")
+    return mapped(key, f"data.trainOnEnd {_ENDS[value]}", {"trainOnEnd": _ENDS[value]})
+
+
+def _properties(key: str, value: dict[str, Any], rows: Rows | None) -> Line:
+    others = sorted(set(value) - {"role", "content"})
+    if others:
+        return unsupported(key, f"{', '.join(others)}: only role and content can be renamed here")
+    return _as_type("Chat")(key, value, rows)
+
+
+def _thinking(key: str, value: str, _rows: Rows | None) -> Line:
+    if value == "reasoning_content":
+        return implied(key, "a message's own keys reach the template by their names")
+    return unsupported(key, f"{value}: the reasoning is read from reasoning_content here")
+
+
+DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
+    "path": (text, _as_type()),
+    "type": (lambda value: value, _as_type()),
+    "name": (text, _is("subset")),
+    "split": (text, _is("split")),
+    "revision": (text, _is("revision")),
+    "data_files": (texts, lambda key, value, _rows: mapped(key, ", ".join(value), {})),
+    "ds_type": (text, _says(Verdict.IMPLIED, "a file is read as its suffix says")),
+    "field": (text, _as_type("Text")),
+    "field_messages": (text, _as_type("Chat")),
+    "field_tools": (text, _as_type("Chat")),
+    "message_property_mappings": (mapping, _properties),
+    "message_field_role": (text, _as_type("Chat")),
+    "message_field_content": (text, _as_type("Chat")),
+    "roles": (mapping, _roles),
+    "roles_to_train": (texts, _roles_to_train),
+    "train_on_eos": (text, _ends),
+    "train_on_eot": (text, _ends),
+    "chat_template": (text, _says(Verdict.MAPPED, "base.chatTemplate")),
+    "chat_template_jinja": (text, _says(Verdict.MAPPED, "base.chatTemplate")),
+    "field_thinking": (text, _thinking),
+    "template_thinking_key": (text, _thinking),
+    "trust_remote_code": (flag, _says(Verdict.IGNORED, "code of a data set is never run here")),
+    "preprocess_shards": (whole, _says(Verdict.IMPLIED, "rows are read as a stream")),
+    **{
+        name: (lambda value: value, _says(Verdict.UNSUPPORTED, sentence))
+        for name, sentence in {
+            "shards": "a part of the rows; write a slice: split train[:10%]",
+            "shards_idx": "a part of the rows; write a slice: split train[:10%]",
+            "conversation": "a prompt style of FastChat; write chat_template",
+            "input_transform": "rows are not transformed here; transform the file",
+            "input_format": "rows are not transformed here; transform the file",
+            "field_human": "columns of a type that does not exist here; write chat_template",
+            "field_model": "columns of a type that does not exist here; write chat_template",
+            "drop_system_message": "system turns are kept here; leave them out of the file",
+            "message_field_training": "turns are learned by their role here, not one by one",
+            "message_field_training_detail": "turns are learned by their role here, not in parts",
+            "split_thinking": "reasoning is not cut out of the content here",
+            "logprobs_field": "belongs to distillation; only supervised fine-tuning is done",
+            "temperature": "belongs to distillation; only supervised fine-tuning is done",
+        }.items()
+    },
+}
+"""Keys of an entry of `datasets`."""
+
+
+def _tests(key: str, _value: Any, _settings: Settings) -> Iterable[Line]:
+    yield ignored(key, "only measured on, never learned from; evaluate gates say how good it is")
+
+
+DATA: dict[str, Key] = {
+    **keys("datasets", _datasets, mappings),
+    **keys("test_datasets", _tests, mappings),
+    **keys(
+        "excess_length_strategy",
+        lambda key, value, _: [mapped(key, f"data.excessLength {_EXCESS[value]}", {})],
+        lambda value: _one_of(value, _EXCESS),
+    ),
+    **switches(
+        "train_on_inputs",
+        lambda key, value, _: [
+            mapped(key, f"data.trainOn: prompts are {'' if value else 'not '}learned", {})
+        ],
+    ),
+    **keys("min_sample_len", refused("shorter samples are left out; all are learned from here")),
+    **keys("max_prompt_len", harmless("belongs to preference training")),
+    **switches(
+        "shuffle_merged_datasets",
+        lambda key, value, _: [
+            implied(key, "samples are shuffled")
+            if value
+            else unsupported(key, "samples keep the file's order; shuffled here")
+        ],
+    ),
+    **keys("shuffle_before_merging_datasets", decided("samples are shuffled")),
+    **switches("dataset_exact_deduplication", refused("repeated samples are kept here")),
+    **keys("dataset_shard_num dataset_shard_idx", refused("a part of the rows; write a slice")),
+    **switches("streaming", decided("rows are read as a stream")),
+    **keys(
+        "dataset_prepared_path num_dataset_shards_to_save skip_prepare_dataset "
+        "push_dataset_to_hub is_preprocess preprocess_iterable",
+        decided("prepared data is kept in the store, under its digest"),
+    ),
+    **keys(
+        "dataset_processes dataset_num_proc dataset_keep_in_memory dataloader_pin_memory "
+        "dataloader_num_workers dataloader_prefetch_factor streaming_multipack_buffer_size "
+        "pretrain_multipack_buffer_size",
+        decided("data is packed before training, and read from memory-mapped arrays"),
+    ),
+    **keys("dataloader_drop_last", decided("every sample of an epoch is learned from")),
+    **keys("remove_unused_columns", decided("columns without use are never loaded")),
+    **keys("total_num_tokens total_supervised_tokens", decided("counted exactly by prepare")),
+    **keys("hf_use_auth_token", decided("HF_TOKEN is used where it is set")),
+}
+"""Keys of this module, with their rules."""
+
+
+def _one_of(value: Any, known: Mapping[str, Any]) -> str:
+    found = text(value)
+    if found not in known:
+        raise WrongValueError(f"must be one of {', '.join(known)}, not {shown(value)}")
+    return found

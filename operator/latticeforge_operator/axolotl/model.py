@@ -1,0 +1,190 @@
+"""Keys that say what is trained: base, tokenizer, template, adapter, and where the result goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from latticeforge_operator.axolotl.data import local_path
+from latticeforge_operator.axolotl.lines import Line, ignored, implied, mapped, unsupported
+from latticeforge_operator.axolotl.rules import (
+    Key,
+    becomes,
+    decided,
+    harmless,
+    keys,
+    only,
+    plain,
+    refused,
+    switches,
+)
+from latticeforge_operator.axolotl.settings import (
+    Settings,
+    anything,
+    counted,
+    mapping,
+    number,
+    text,
+    texts,
+)
+
+TEMPLATES = {
+    "llama3": "NousResearch/Meta-Llama-3-8B-Instruct",
+    "llama4": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "gemma": "google/gemma-2-9b-it",
+    "gemma3": "google/gemma-3-4b-it",
+    "gemma3n": "google/gemma-3n-E2B-it",
+    "gemma4": "google/gemma-4-31B-it",
+    "gemma4_unified": "google/gemma-4-12B-it",
+    "qwen_25": "Qwen/Qwen2.5-7B-Instruct",
+    "qwen3": "Qwen/Qwen3-8B",
+    "qwen3_5": "Qwen/Qwen3.5-9B",
+    "mistral_v1": "mistralai/Mistral-7B-Instruct-v0.1",
+    "mistral_v2v3": "mistralai/Mistral-7B-Instruct-v0.3",
+    "mistral_v3_tekken": "mistralai/Mistral-Nemo-Instruct-2407",
+    "phi_3": "microsoft/Phi-3-mini-4k-instruct",
+    "phi_35": "microsoft/Phi-3.5-mini-instruct",
+    "phi_4": "microsoft/phi-4",
+    "cohere": "CohereForAI/c4ai-command-r-v01",
+    "deepseek_v2": "deepseek-ai/DeepSeek-V2-Chat",
+    "deepseek_v3": "deepseek-ai/DeepSeek-V3",
+    "jamba": "ai21labs/AI21-Jamba-1.5-Mini",
+    "exaone": "LGAI-EXAONE/EXAONE-3.5-7.8B-Instruct",
+    "exaone4": "LGAI-EXAONE/EXAONE-4.0-32B",
+    "falcon_h1": "tiiuae/Falcon-H1-7B-Instruct",
+    "aya": "CohereForAI/aya-23-8B",
+    "command_a": "CohereLabs/c4ai-command-a-03-2025",
+}
+"""Axolotl's named chat templates, by a model whose tokenizer brings the template of that name."""
+
+_FALLBACK = "tokenizer_default_fallback_"
+
+
+def is_local_model(name: str) -> bool:
+    """Whether a model's name is a folder's path: one that no repository can have."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def model_reference(name: str) -> str:
+    """A model's name as the API has it."""
+    return local_path(name) if is_local_model(name) else name
+
+
+def _base_model(key: str, value: str, _settings: Settings) -> Iterable[Line]:
+    yield mapped(
+        key, f"base.model {model_reference(value)}", {"base.model": model_reference(value)}
+    )
+
+
+def _same_model(key: str, value: str, settings: Settings) -> Iterable[Line]:
+    if value == settings["base_model"]:
+        yield implied(key, "the base's own")
+    else:
+        yield unsupported(key, f"{value}: config and tokenizer are the base's own here")
+
+
+def _model_class(key: str, value: str, _settings: Settings) -> Iterable[Line]:
+    if value.endswith("ForCausalLM"):
+        yield implied(key, "the base's own architecture, as a causal language model")
+    else:
+        yield unsupported(key, f"{value}: only causal language models (…ForCausalLM) are trained")
+
+
+def _template(key: str, value: str, settings: Settings) -> Iterable[Line]:
+    name = value.removeprefix(_FALLBACK)
+    if value == "tokenizer_default" or name != value:
+        yield implied(key, "the tokenizer's own")
+    elif value == "jinja":
+        jinja = settings["chat_template_jinja"]
+        yield mapped(
+            key, "base.chatTemplate.jinja", {"base.chatTemplate.jinja": jinja} if jinja else {}
+        )
+    elif value == "chatml":
+        yield mapped(key, "base.chatTemplate.preset ChatML", {"base.chatTemplate.preset": "ChatML"})
+    elif value in TEMPLATES:
+        model = TEMPLATES[value]
+        sentence = f"the template of {model}"
+        yield mapped(key, sentence, {"base.chatTemplate.model": model})
+    else:
+        yield unsupported(
+            key, f"{value}: no model has this template; give it as chat_template_jinja"
+        )
+
+
+def _jinja(key: str, value: str, settings: Settings) -> Iterable[Line]:
+    if settings["chat_template"] in (None, "jinja"):
+        yield mapped(key, "base.chatTemplate.jinja", {"base.chatTemplate.jinja": value})
+    else:
+        yield ignored(key, f"chat_template {settings['chat_template']} counts")
+
+
+def _special_tokens(key: str, value: dict[str, Any], _settings: Settings) -> Iterable[Line]:
+    for name, token in value.items():
+        where = f"{key}.{name}"
+        if token is None or token in ("", []):
+            yield ignored(where, "not set")
+        elif name == "pad_token":
+            yield ignored(where, "padding is never learned from, nor attended to")
+        elif name in {"bos_token", "eos_token", "unk_token"}:
+            path = f"base.specialTokens.{name.removesuffix('_token')}"
+            yield mapped(where, path, {path: token})
+        else:
+            yield unsupported(where, "tokens are not added to the vocabulary here")
+
+
+def _hub(key: str, value: str, _settings: Settings) -> Iterable[Line]:
+    yield mapped(key, f"publish.repository {value}", {"publish.repository": value})
+
+
+_OWN = "the tokenizer is loaded as its repository says"
+
+MODEL: dict[str, Key] = {
+    **keys("base_model", _base_model, text),
+    **keys("model_revision revision_of_model", becomes("base.revision"), text),
+    **keys("base_model_config tokenizer_config", _same_model, text),
+    **keys("model_type type_of_model", _model_class, text),
+    **keys("tokenizer_type tokenizer_use_fast tokenizer_legacy", decided(_OWN)),
+    **keys("tokenizer_save_jinja_files cls_model_config", decided(_OWN)),
+    **switches(
+        "tokenizer_use_mistral_common",
+        refused("mistral-common's tokenizer and template; tokenizer.json and its own here"),
+    ),
+    **switches(
+        "trust_remote_code",
+        harmless(
+            "code of a model is never run; an architecture that needs it is refused by prepare"
+        ),
+    ),
+    **keys("chat_template", _template, text),
+    **keys("chat_template_jinja", _jinja, text),
+    **keys("chat_template_kwargs", refused("the template gets no variables of its own here")),
+    **keys("default_system_message", refused("no system turn is added here; the data has them")),
+    **keys("eot_tokens", decided("the special token that ends a learned turn is learned")),
+    **keys("special_tokens", _special_tokens, mapping),
+    **keys("tokens added_tokens_overrides", refused("no tokens are added to the vocabulary here")),
+    **keys(
+        "resize_token_embeddings_to_32x mean_resizing_embeddings shrink_embeddings",
+        decided("the embedding keeps its rows"),
+    ),
+    **keys("embeddings_skip_upcast", decided("embeddings are held as they are stored")),
+    **keys("fix_untrained_tokens", refused("rows of untrained tokens are not made up here")),
+    **keys("reinit_weights", refused("random weights: that is pretraining")),
+    **keys(
+        "overrides_of_model_config model_config",
+        refused("the config of the base is not overridden here"),
+        mapping,
+    ),
+    **keys(
+        "overrides_of_model_kwargs model_kwargs",
+        refused("how the base is loaded is not overridden here"),
+        mapping,
+    ),
+    **keys("rope_scaling", refused("the config of the base is not overridden here")),
+    **keys("output_dir", harmless("the result is kept in the store, and published"), text),
+    **keys("hub_model_id push_to_hub_model_id", _hub, text),
+    **keys("hub_strategy", decided("one commit at the end, after its gates")),
+    **keys("hub_revision", only(("main",), "published on main", "published on main here")),
+    **keys("save_safetensors", decided("weights are safetensors")),
+    **keys("unfrozen_parameters", refused("Full trains all weights here, LoRA an adapter")),
+}
+"""Keys of this module, with their rules."""
