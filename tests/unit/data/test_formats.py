@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from latticeforge_trainer.contract import DataSource
 from latticeforge_trainer.data import readers
 from latticeforge_trainer.data.files import DataFile
-from latticeforge_trainer.data.formats import Chat, Completion, Sample, Text, read_samples
+from latticeforge_trainer.data.formats import read_samples
+from latticeforge_trainer.data.samples import Chat, Completion, Sample, Text
 from latticeforge_trainer.errors import UserError
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hé"}]
@@ -30,8 +32,9 @@ ROWS: list[tuple[dict[str, Any], Sample]] = [
 ]
 
 
-def samples_of(path: Path) -> list[Sample]:
-    return [located.sample for located in read_samples(DataFile(path, path.name))]
+def samples_of(path: Path, **spec: Any) -> list[Sample]:
+    source = DataSource(source=f"./{path.name}", **spec)
+    return [located.sample for located in read_samples(DataFile(path, path.name), source)]
 
 
 def written(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:

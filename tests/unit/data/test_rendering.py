@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fixtures.tiny_model import CHATML, CHATML_MARKED, make_tokenizer
 
-from latticeforge_trainer.data.formats import Chat, Completion, Located, Sample, Text
-from latticeforge_trainer.data.rendering import Renderer, Tokens, tokenize_source
+from latticeforge_trainer.data.rendering import Renderer
+from latticeforge_trainer.data.samples import Chat, Completion, Located, Sample, Text
+from latticeforge_trainer.data.tokenized import Tokens, tokenize_source
 from latticeforge_trainer.errors import UserError
 
 if TYPE_CHECKING:
