@@ -16,6 +16,7 @@ from latticeforge_operator.axolotl.rules import (
     only,
     plain,
     refused,
+    same,
     switches,
 )
 from latticeforge_operator.axolotl.settings import (
@@ -39,8 +40,7 @@ def _adapter(key: str, value: str, settings: Settings) -> Iterable[Line]:
     if value not in {"lora", "qlora"}:
         yield unsupported(key, f"{value}: the adapters here are lora and qlora")
     else:
-        method = _method(settings)
-        yield mapped(key, f"method {method}", {"method": method})
+        yield same(key, "method", _method(settings))
 
 
 def _four_bit(key: str, value: bool, settings: Settings) -> Iterable[Line]:
@@ -64,9 +64,9 @@ def _targets(key: str, value: Any, settings: Settings) -> Iterable[Line]:
     elif settings["lora_target_linear"] or value in ("all-linear", ["all-linear"]):
         yield implied(key, "every linear layer but the head has an adapter")
     elif isinstance(value, str):
-        yield mapped(key, "lora.targetPattern", {"lora.targetPattern": value})
+        yield same(key, "lora.targetPattern", value)
     else:
-        yield mapped(key, "lora.targetModules", {"lora.targetModules": texts(value)})
+        yield same(key, "lora.targetModules", texts(value))
 
 
 def _all_linear(key: str, value: bool, _settings: Settings) -> Iterable[Line]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from latticeforge_operator.axolotl.keynames import unknown_key
 from latticeforge_operator.axolotl.lines import Line, Verdict, ignored, implied, mapped, unsupported
-from latticeforge_operator.axolotl.prompts import SHAREGPT, TYPES, Rows, rows_of
+from latticeforge_operator.axolotl.prompts import TYPES, Rows, rows_of
 from latticeforge_operator.axolotl.rules import Key, decided, harmless, keys, refused, switches
 from latticeforge_operator.axolotl.settings import (
     ConfigError,
@@ -31,6 +31,14 @@ _EXCESS = {"drop": "Drop", "truncate": "Truncate", "raise": "Fail"}
 _FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".txt", ".arrow")
 _LOADERS = ("json", "parquet", "csv", "text", "arrow")
 """What `path` says when `data_files` names local files."""
+
+_COLUMNS = {
+    "field": "text",
+    "field_messages": "messages",
+    "message_field_role": "role",
+    "message_field_content": "content",
+}
+"""Columns by the keys that name them."""
 
 Entry = Mapping[str, Any]
 """One entry of `datasets`, without the keys that set nothing."""
@@ -97,7 +105,7 @@ def _dataset(
         elif name == "type":
             yield _type_line(key, value, rows, entry, settings)
         elif name not in DATASET:
-            yield unknown_key(key, name, DATASET)
+            yield unknown_key(key, name, (*DATASET, "path", "type"))
         else:
             read, rule = DATASET[name]
             yield rule(key, _read(where, entry, name, read), rows)
@@ -125,35 +133,20 @@ def _type_line(key: str, value: Any, rows: Rows | None, entry: Entry, settings: 
         known = ", ".join(TYPES)
         return unsupported(key, f"{shown(value)}: unknown here; known are {known}, and prompts")
     fields: dict[str, Any] = {"format": rows.format}
-    columns = {**rows.fields, **_columns(entry, rows)}
-    fields |= {f"fields.{name}": column for name, column in columns.items()}
+    fields |= {f"fields.{n}": column for n, column in _own_columns(entry, rows).items()}
     fields |= {f"promptTemplate.{name}": prompt for name, prompt in rows.prompt.items()}
-    learned = _learned(entry, rows, settings)
-    if learned:
+    if learned := _learned(entry, rows, settings):
         fields["trainOn"] = learned
     excess = "Split" if rows.format == "Text" else _EXCESS[settings["excess_length_strategy"]]
     fields["excessLength"] = excess
     return mapped(key, f"format {rows.format}", fields)
 
 
-def _columns(entry: Entry, rows: Rows) -> dict[str, str]:
-    """Columns that an entry renames, of those that its format has."""
-    properties = entry.get("message_property_mappings") or {}
-    named: dict[str, Any] = {}
-    if rows.format == "Chat":
-        named = {
-            "messages": entry.get("field_messages"),
-            "role": properties.get("role") or entry.get("message_field_role"),
-            "content": properties.get("content") or entry.get("message_field_content"),
-            "tools": entry.get("field_tools"),
-        }
-    if rows.format == "Text":
-        named = {"text": entry.get("field")}
-    return {
-        name: str(column)
-        for name, column in named.items()
-        if column and (column != name or rows.fields == SHAREGPT)
-    }
+def _own_columns(entry: Entry, rows: Rows) -> dict[str, str]:
+    """The columns of a type, less those that the entry itself names."""
+    named = {column for key, column in _COLUMNS.items() if key in entry}
+    named |= set(entry.get("message_property_mappings") or {})
+    return {name: column for name, column in rows.fields.items() if name not in named}
 
 
 def _learned(entry: Entry, rows: Rows, settings: Settings) -> list[str]:
@@ -178,13 +171,13 @@ def _role(entry: Entry, name: str) -> str:
 DatasetRule = Callable[[str, Any, Rows | None], Line]
 
 
-def _as_type(*formats: str) -> DatasetRule:
-    """A key whose fields the line of `type` carries, if its format has use for it."""
+def _column(name: str, kind: str) -> DatasetRule:
+    """A key that names the column of a format."""
 
     def rule(key: str, value: Any, rows: Rows | None) -> Line:
-        if rows is not None and rows.format in formats:
-            return mapped(key, shown(value), {})
-        return ignored(key, "has no effect on this type")
+        if rows is None or rows.format != kind:
+            return ignored(key, "has no effect on this type")
+        return mapped(key, f"data.fields.{name} {value}", {f"fields.{name}": value})
 
     return rule
 
@@ -229,7 +222,10 @@ def _properties(key: str, value: dict[str, Any], rows: Rows | None) -> Line:
     others = sorted(set(value) - {"role", "content"})
     if others:
         return unsupported(key, f"{', '.join(others)}: only role and content can be renamed here")
-    return _as_type("Chat")(key, value, rows)
+    if rows is None or rows.format != "Chat":
+        return ignored(key, "has no effect on this type")
+    words = ", ".join(f"{name} {column}" for name, column in value.items())
+    return mapped(key, f"data.fields {words}", {f"fields.{n}": c for n, c in value.items()})
 
 
 def _thinking(key: str, value: str, _rows: Rows | None) -> Line:
@@ -239,19 +235,17 @@ def _thinking(key: str, value: str, _rows: Rows | None) -> Line:
 
 
 DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
-    "path": (text, _as_type()),
-    "type": (lambda value: value, _as_type()),
     "name": (text, _is("subset")),
     "split": (text, _is("split")),
     "revision": (text, _is("revision")),
     "data_files": (texts, lambda key, value, _rows: mapped(key, ", ".join(value), {})),
     "ds_type": (text, _says(Verdict.IMPLIED, "a file is read as its suffix says")),
-    "field": (text, _as_type("Text")),
-    "field_messages": (text, _as_type("Chat")),
-    "field_tools": (text, _as_type("Chat")),
+    "field": (text, _column("text", "Text")),
+    "field_messages": (text, _column("messages", "Chat")),
+    "field_tools": (text, _column("tools", "Chat")),
     "message_property_mappings": (mapping, _properties),
-    "message_field_role": (text, _as_type("Chat")),
-    "message_field_content": (text, _as_type("Chat")),
+    "message_field_role": (text, _column("role", "Chat")),
+    "message_field_content": (text, _column("content", "Chat")),
     "roles": (mapping, _roles),
     "roles_to_train": (texts, _roles_to_train),
     "train_on_eos": (text, _ends),
@@ -281,7 +275,7 @@ DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
         }.items()
     },
 }
-"""Keys of an entry of `datasets`."""
+"""Keys of an entry of `datasets`, beside `path` and `type`."""
 
 
 def _tests(key: str, _value: Any, _settings: Settings) -> Iterable[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,16 +15,13 @@ from latticeforge_operator.axolotl.rules import (
     harmless,
     keys,
     only,
-    plain,
     refused,
+    same,
     switches,
 )
 from latticeforge_operator.axolotl.settings import (
     Settings,
-    anything,
-    counted,
     mapping,
-    number,
     text,
     texts,
 )
@@ -71,9 +69,7 @@ def model_reference(name: str) -> str:
 
 
 def _base_model(key: str, value: str, _settings: Settings) -> Iterable[Line]:
-    yield mapped(
-        key, f"base.model {model_reference(value)}", {"base.model": model_reference(value)}
-    )
+    yield same(key, "base.model", model_reference(value))
 
 
 def _same_model(key: str, value: str, settings: Settings) -> Iterable[Line]:
@@ -100,11 +96,9 @@ def _template(key: str, value: str, settings: Settings) -> Iterable[Line]:
             key, "base.chatTemplate.jinja", {"base.chatTemplate.jinja": jinja} if jinja else {}
         )
     elif value == "chatml":
-        yield mapped(key, "base.chatTemplate.preset ChatML", {"base.chatTemplate.preset": "ChatML"})
+        yield same(key, "base.chatTemplate.preset", "ChatML")
     elif value in TEMPLATES:
-        model = TEMPLATES[value]
-        sentence = f"the template of {model}"
-        yield mapped(key, sentence, {"base.chatTemplate.model": model})
+        yield same(key, "base.chatTemplate.model", TEMPLATES[value])
     else:
         yield unsupported(
             key, f"{value}: no model has this template; give it as chat_template_jinja"
@@ -127,13 +121,26 @@ def _special_tokens(key: str, value: dict[str, Any], _settings: Settings) -> Ite
             yield ignored(where, "padding is never learned from, nor attended to")
         elif name in {"bos_token", "eos_token", "unk_token"}:
             path = f"base.specialTokens.{name.removesuffix('_token')}"
-            yield mapped(where, path, {path: token})
+            yield same(where, path, token)
         else:
             yield unsupported(where, "tokens are not added to the vocabulary here")
 
 
 def _hub(key: str, value: str, _settings: Settings) -> Iterable[Line]:
-    yield mapped(key, f"publish.repository {value}", {"publish.repository": value})
+    yield same(key, "publish.repository", value)
+
+
+_LANGUAGE_MODEL = re.compile(r"\^?(model\.)?(language_model|lm_head|embed_tokens)\W*(weight)?\W*")
+"""Patterns that name the whole language model of a multimodal one, or all of its ends."""
+
+
+def _unfrozen(key: str, value: list[str], _settings: Settings) -> Iterable[Line]:
+    if all(_LANGUAGE_MODEL.fullmatch(pattern) for pattern in value) and any(
+        "language_model" in pattern for pattern in value
+    ):
+        yield implied(key, "the whole language model is trained, and no other part sees text")
+    else:
+        yield unsupported(key, "Full trains all weights here, LoRA an adapter, never a part")
 
 
 _OWN = "the tokenizer is loaded as its repository says"
@@ -185,6 +192,6 @@ MODEL: dict[str, Key] = {
     **keys("hub_strategy", decided("one commit at the end, after its gates")),
     **keys("hub_revision", only(("main",), "published on main", "published on main here")),
     **keys("save_safetensors", decided("weights are safetensors")),
-    **keys("unfrozen_parameters", refused("Full trains all weights here, LoRA an adapter")),
+    **keys("unfrozen_parameters", _unfrozen, texts),
 }
 """Keys of this module, with their rules."""

@@ -26,9 +26,16 @@ def becomes(path: str, convert: Callable[[Any], Any] = lambda value: value) -> R
     """A field of the same meaning."""
 
     def rule(key: str, value: Any, _settings: Settings) -> Iterable[Line]:
-        yield mapped(key, path, {path: convert(value)})
+        yield same(key, path, convert(value))
 
     return rule
+
+
+def same(key: str, path: str, value: Any) -> Line:
+    """The line of a key that is one field of the same meaning."""
+    return mapped(
+        key, f"{path} {shown(value) if isinstance(value, list) else value}", {path: value}
+    )
 
 
 def decided(sentence: str) -> Rule:

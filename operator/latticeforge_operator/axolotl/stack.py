@@ -1,7 +1,8 @@
-"""Several configs, in order → one StackedTraining: each goes on from the result of the one before."""
+"""Several configs, in order → one StackedTraining: each goes on from the one before."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ class _Builder:
 
     def set(self, path: Path, value: Any, note: str) -> None:
         place: Any = self.manifest
-        for part, following in zip(path, path[1:], strict=False):
+        for part, following in itertools.pairwise(path):
             place = _child(place, part, [] if isinstance(following, int) else {})
         last = path[-1]
         if last in place and place[last] != value:
@@ -185,8 +186,8 @@ def _check_follows(before: Config, config: Config) -> None:
     if base not in _results(before.settings) and base != before.settings["base_model"]:
         raise ConfigError(
             "base_model",
-            f"{base} is neither the result of {before.name} ({', '.join(_results(before.settings))}) "
-            "nor its base; a stage starts from the one before it",
+            f"{base} is neither what {before.name} leaves ({_results(before.settings)[0]}) nor its "
+            "base; a stage starts from the one before it",
         )
 
 

@@ -15,6 +15,7 @@ from latticeforge_operator.axolotl.rules import (
     only,
     plain,
     refused,
+    same,
     scientific,
     switches,
 )
@@ -108,14 +109,14 @@ def _epochs(key: str, value: float, settings: Settings) -> Iterable[Line]:
     if value != int(value):
         yield unsupported(key, f"{value:g}: epochs are whole here")
         return
-    yield mapped(key, f"{_HYPER}.epochs", {f"{_HYPER}.epochs": int(value)})
+    yield same(key, f"{_HYPER}.epochs", int(value))
 
 
 def _max_steps(key: str, value: float, _settings: Settings) -> Iterable[Line]:
     if value <= 0:
         yield ignored(key, "no limit")
     else:
-        yield mapped(key, f"{_HYPER}.maxSteps", {f"{_HYPER}.maxSteps": int(value)})
+        yield same(key, f"{_HYPER}.maxSteps", int(value))
 
 
 def _optimizer(key: str, value: str, _settings: Settings) -> Iterable[Line]:
@@ -140,8 +141,7 @@ def _schedule(key: str, value: str, _settings: Settings) -> Iterable[Line]:
 def _schedule_options(key: str, value: dict[str, Any], settings: Settings) -> Iterable[Line]:
     ratio = value.get("min_lr_rate")
     if settings["lr_scheduler"] == "cosine_with_min_lr" and set(value) == {"min_lr_rate"}:
-        path = f"{_HYPER}.minLearningRateRatio"
-        yield mapped(key, path, {path: plain(positive(ratio))})
+        yield same(key, f"{_HYPER}.minLearningRateRatio", plain(positive(ratio)))
     else:
         yield unsupported(key, f"{', '.join(sorted(value))}: the schedule has no such options here")
 
@@ -151,11 +151,11 @@ def _warmup(key: str, value: float, settings: Settings) -> Iterable[Line]:
         yield ignored(key, "the constant schedule has no warm-up")
     elif key == "warmup_steps" and value >= 1:
         steps = max(2, int(value))  # Axolotl makes two of one
-        yield mapped(key, f"{_HYPER}.warmupSteps", {f"{_HYPER}.warmupSteps": steps})
+        yield same(key, f"{_HYPER}.warmupSteps", steps)
     elif value >= 1:
         yield unsupported(key, f"{value:g}: a share of the steps is less than 1")
     else:
-        yield mapped(key, f"{_HYPER}.warmupRatio", {f"{_HYPER}.warmupRatio": plain(value)})
+        yield same(key, f"{_HYPER}.warmupRatio", plain(value))
 
 
 def _minimum_rate(key: str, value: float, settings: Settings) -> Iterable[Line]:
@@ -166,15 +166,14 @@ def _minimum_rate(key: str, value: float, settings: Settings) -> Iterable[Line]:
     elif value > 1:
         yield unsupported(key, f"{value:g}: the rate falls to a share of its peak, at most 1")
     else:
-        path = f"{_HYPER}.minLearningRateRatio"
-        yield mapped(key, path, {path: plain(value)})
+        yield same(key, f"{_HYPER}.minLearningRateRatio", plain(value))
 
 
 def _clipping(key: str, value: float, _settings: Settings) -> Iterable[Line]:
     if value <= 0:
         yield unsupported(key, "0 clips nothing; gradients are clipped to norm 1 here")
     else:
-        yield mapped(key, f"{_HYPER}.maxGradNorm", {f"{_HYPER}.maxGradNorm": plain(value)})
+        yield same(key, f"{_HYPER}.maxGradNorm", plain(value))
 
 
 def _packing(key: str, value: bool, _settings: Settings) -> Iterable[Line]:
@@ -188,8 +187,7 @@ def _noise(key: str, value: float, _settings: Settings) -> Iterable[Line]:
     if not value:
         yield ignored(key, "off")
     else:
-        path = f"{_HYPER}.neftuneNoiseAlpha"
-        yield mapped(key, path, {path: plain(value)})
+        yield same(key, f"{_HYPER}.neftuneNoiseAlpha", plain(value))
 
 
 def _validation(key: str, value: float, _settings: Settings) -> Iterable[Line]:
@@ -198,8 +196,7 @@ def _validation(key: str, value: float, _settings: Settings) -> Iterable[Line]:
     elif value >= 1:
         yield unsupported(key, f"{value:g} samples: what is held out is a share below 1 here")
     else:
-        path = f"{_HYPER}.validationShare"
-        yield mapped(key, path, {path: plain(value)})
+        yield same(key, f"{_HYPER}.validationShare", plain(value))
 
 
 def _precision(name: str) -> Rule:
