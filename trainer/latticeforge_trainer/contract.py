@@ -231,6 +231,8 @@ class PreparePayload(Contract):
     base: ModelSource
     tokenizer: TokenizerChanges | None = None
     data: Annotated[list[DataSource], Field(min_length=1)]
+    mixing: Literal["concatenate"] | None = None
+    """`concatenate`: every sample once per epoch; None: in proportion to the weights."""
     sequence_length: int = Field(gt=0)
     epochs: float = Field(gt=0)
     seed: int = 0

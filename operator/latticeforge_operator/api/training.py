@@ -138,6 +138,9 @@ class Gate(APIModel):
         return self
 
 
+WEIGHED_AND_WHOLE = "mixing Concatenate takes every sample once; leave the weights out"
+
+
 class Stage(APIModel):
     """One fine-tuning stage: data, method, and what the result must show."""
 
@@ -155,6 +158,10 @@ class Stage(APIModel):
                 "self.method == 'LoRA' || !has(self.lora) || !has(self.lora.baseDtype)",
                 "lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
             ),
+            rule(
+                "self.mixing != 'Concatenate' || self.data.all(d, d.weight == 1)",
+                WEIGHED_AND_WHOLE,
+            ),
         )
     )
 
@@ -164,6 +171,8 @@ class Stage(APIModel):
     """Full (all weights), LoRA (an adapter), or QLoRA (an adapter over 4-bit weights)."""
     data: list[Data] = Field(min_length=1, max_length=32)
     """The data sets of the mixture."""
+    mixing: Literal["Weighted", "Concatenate"] = "Weighted"
+    """Weighted: each data set as its weight says; Concatenate: every sample once per epoch."""
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
     """How the stage is trained."""
     lora: LoRA | None = None
@@ -191,6 +200,8 @@ class Stage(APIModel):
                 f"stage {self.name}: lora.baseDtype belongs to method LoRA; "
                 "a QLoRA stage's base is NF4"
             )
+        if self.mixing == "Concatenate" and any(data.weight != 1 for data in self.data):
+            raise ValueError(f"stage {self.name}: {WEIGHED_AND_WHOLE}")
         return self
 
 

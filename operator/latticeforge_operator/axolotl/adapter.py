@@ -30,14 +30,14 @@ from latticeforge_operator.axolotl.settings import (
 )
 
 
-def _method(settings: Settings) -> str | None:
+def _method(settings: Settings) -> str:
     if settings["adapter"] is None:
         return "Full"
     return "QLoRA" if settings["load_in_4bit"] else "LoRA"
 
 
-def _adapter(key: str, value: str, settings: Settings) -> Iterable[Line]:
-    if value not in {"lora", "qlora"}:
+def _adapter(key: str, value: str | None, settings: Settings) -> Iterable[Line]:
+    if value is not None and value not in {"lora", "qlora"}:
         yield unsupported(key, f"{value}: the adapters here are lora and qlora")
     else:
         yield same(key, "method", _method(settings))

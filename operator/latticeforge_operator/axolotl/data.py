@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,10 +11,12 @@ from latticeforge_operator.axolotl.keynames import unknown_key
 from latticeforge_operator.axolotl.lines import Line, Verdict, ignored, implied, mapped, unsupported
 from latticeforge_operator.axolotl.prompts import TYPES, Rows, rows_of
 from latticeforge_operator.axolotl.rules import Key, decided, harmless, keys, refused, switches
+from latticeforge_operator.axolotl.templates import jinja_line, template_line
 from latticeforge_operator.axolotl.settings import (
     ConfigError,
     Settings,
     WrongValueError,
+    anything,
     flag,
     is_blank,
     mapping,
@@ -40,6 +43,9 @@ _COLUMNS = {
 }
 """Columns by the keys that name them."""
 
+_WHOLE = ("path", "chat_template", "chat_template_jinja")
+"""Keys of text that are read together with others of their entry; `type` is another."""
+
 Entry = Mapping[str, Any]
 """One entry of `datasets`, without the keys that set nothing."""
 
@@ -48,14 +54,13 @@ def _datasets(_key: str, value: list[dict[str, Any]], settings: Settings) -> Ite
     place = 0
     for index, entry in enumerate(value):
         where = f"datasets[{index}]"
-        given = {name: found for name, found in entry.items() if not is_blank(found)}
+        given = _typed(where, entry)
         sources = _sources(where, given)
-        for number, source in enumerate(sources):
-            prefix = f"data.{place + number}"
-            lines = list(_dataset(where, given, source, settings))
-            # A file of several says nothing that the first has not said, but has the same fields.
-            for line in lines if number == 0 else [_fields_only(line) for line in lines]:
-                yield _placed(line, prefix)
+        for number, source in enumerate(sources or [{}]):
+            for line in _dataset(where, given, source, settings):
+                # The second file of an entry has the same fields, and no lines of its own.
+                key = line.key if number == 0 else ""
+                yield _placed(replace(line, key=key), f"data.{place + number}", bool(sources))
         yield from (ignored(f"{where}.{name}", "not set") for name in entry if name not in given)
         place += len(sources)
     if place > 1:
@@ -63,21 +68,40 @@ def _datasets(_key: str, value: list[dict[str, Any]], settings: Settings) -> Ite
         yield mapped("datasets", sentence, {"mixing": "Concatenate"})
 
 
-def _placed(line: Line, prefix: str) -> Line:
-    fields = {f"{prefix}.{name}": value for name, value in line.fields.items()}
-    return Line(line.key, line.verdict, line.sentence, fields, line.given)
+def _typed(where: str, entry: Entry) -> dict[str, Any]:
+    """An entry's values as their keys' types, without those that set nothing."""
+    typed: dict[str, Any] = {}
+    for name, value in entry.items():
+        read = text if name in _WHOLE else DATASET[name][0] if name in DATASET else anything
+        try:
+            if not is_blank(value):
+                typed[name] = read(value)
+        except WrongValueError as error:
+            raise ConfigError(f"{where}.{name}", str(error)) from error
+    return typed
 
 
-def _fields_only(line: Line) -> Line:
-    return Line("", line.verdict, line.sentence, line.fields, given=False)
+def _placed(line: Line, prefix: str, readable: bool) -> Line:
+    """The line with its fields at the data set's place; those of the base stay where they are."""
+    fields = {
+        name if name.startswith("base.") else f"{prefix}.{name}": value
+        for name, value in line.fields.items()
+        if readable
+    }
+    return replace(line, fields=fields)
 
 
 def _sources(where: str, entry: Entry) -> list[dict[str, Any]]:
-    """The `source` of every data set that an entry stands for, with `files` on the Hub."""
-    path = _read(where, entry, "path", text)
-    if not path:
+    """The `source` of every data set that an entry stands for, with `files` on the Hub.
+
+    None when it cannot be read: then a line says why.
+    """
+    path = entry.get("path")
+    if path is None:
         raise ConfigError(f"{where}.path", "is missing; name a data set or a file")
-    files = _read(where, entry, "data_files", texts) or []
+    if "://" in path or rows_of(entry.get("type")) is None:
+        return []
+    files = entry.get("data_files", [])
     if path in _LOADERS or (files and _is_local(path)):
         return [{"source": local_path(name)} for name in files]
     if _is_local(path):
@@ -101,31 +125,25 @@ def _dataset(
     for name, value in entry.items():
         key = f"{where}.{name}"
         if name == "path":
-            yield _path_line(key, str(value), source)
+            yield _path_line(key, value, source)
         elif name == "type":
             yield _type_line(key, value, rows, entry, settings)
+        elif name == "chat_template":
+            yield template_line(key, value, entry.get("chat_template_jinja"))
+        elif name == "chat_template_jinja":
+            yield jinja_line(key, value, entry.get("chat_template"))
         elif name not in DATASET:
-            yield unknown_key(key, name, (*DATASET, "path", "type"))
+            yield unknown_key(key, name, (*DATASET, *_WHOLE, "type"))
         else:
-            read, rule = DATASET[name]
-            yield rule(key, _read(where, entry, name, read), rows)
+            yield DATASET[name][1](key, value, rows)
     if "type" not in entry:
         yield unsupported(f"{where}.type", "is missing: rows that are token ids cannot be read")
-
-
-def _read(where: str, entry: Entry, name: str, read: Callable[[Any], Any]) -> Any:
-    if name not in entry:
-        return None
-    try:
-        return read(entry[name])
-    except WrongValueError as error:
-        raise ConfigError(f"{where}.{name}", str(error)) from error
 
 
 def _path_line(key: str, path: str, source: dict[str, Any]) -> Line:
     if "://" in path:
         return unsupported(key, f"{path}: only the Hub and files are read; download it first")
-    return mapped(key, f"data.source {source['source']}", source)
+    return mapped(key, f"data.source {source.get('source', path)}", source)
 
 
 def _type_line(key: str, value: Any, rows: Rows | None, entry: Entry, settings: Settings) -> Line:
@@ -145,7 +163,7 @@ def _type_line(key: str, value: Any, rows: Rows | None, entry: Entry, settings: 
 def _own_columns(entry: Entry, rows: Rows) -> dict[str, str]:
     """The columns of a type, less those that the entry itself names."""
     named = {column for key, column in _COLUMNS.items() if key in entry}
-    named |= set(entry.get("message_property_mappings") or {})
+    named |= set(entry.get("message_property_mappings", {}))
     return {name: column for name, column in rows.fields.items() if name not in named}
 
 
@@ -153,19 +171,16 @@ def _learned(entry: Entry, rows: Rows, settings: Settings) -> list[str]:
     """Whose tokens are learned; empty: the assistant's, as when it is left out."""
     if settings["train_on_inputs"] and rows.format == "Chat":
         return list(_ROLES)
-    if settings["train_on_inputs"] and rows.format == "Alpaca":
+    if settings["train_on_inputs"] and rows.format != "Text":
         return ["user", "assistant"]
-    roles = entry.get("roles_to_train") if rows.format == "Chat" else None
-    names = [_role(entry, str(name)) for name in roles] if isinstance(roles, list) else []
+    roles = entry.get("roles_to_train", []) if rows.format == "Chat" else []
+    names = [_role(entry, name) for name in roles]
     return [] if names == ["assistant"] else [name for name in names if name in _ROLES]
 
 
 def _role(entry: Entry, name: str) -> str:
-    roles = entry.get("roles")
-    for role, names in roles.items() if isinstance(roles, dict) else ():
-        if name in names:
-            return str(role)
-    return _KNOWN_NAMES.get(name, name)
+    given = {other: role for role, names in entry.get("roles", {}).items() for other in names}
+    return given.get(name) or _KNOWN_NAMES.get(name, name)
 
 
 DatasetRule = Callable[[str, Any, Rows | None], Line]
@@ -192,14 +207,13 @@ def _says(verdict: Verdict, sentence: str) -> DatasetRule:
     )
 
 
-def _roles(key: str, value: dict[str, Any], rows: Rows | None) -> Line:
+def _roles(key: str, value: dict[str, list[str]], rows: Rows | None) -> Line:
     if rows is None or rows.format != "Chat":
         return ignored(key, "has no effect on this type")
-    if not set(value) <= set(_ROLES) or not all(isinstance(v, list) for v in value.values()):
-        return unsupported(key, f"roles are {', '.join(_ROLES)} here, each with a list of names")
+    if not set(value) <= set(_ROLES):
+        return unsupported(key, f"the roles here are {', '.join(_ROLES)}")
     added = {
-        f"roles.{role}": [str(name) for name in names if name != role]
-        for role, names in value.items()
+        f"roles.{role}": [name for name in names if name != role] for role, names in value.items()
     }
     return mapped(key, "data.roles", {role: names for role, names in added.items() if names})
 
@@ -218,7 +232,7 @@ def _ends(key: str, value: str, rows: Rows | None) -> Line:
     return mapped(key, f"data.trainOnEnd {_ENDS[value]}", {"trainOnEnd": _ENDS[value]})
 
 
-def _properties(key: str, value: dict[str, Any], rows: Rows | None) -> Line:
+def _properties(key: str, value: dict[str, str], rows: Rows | None) -> Line:
     others = sorted(set(value) - {"role", "content"})
     if others:
         return unsupported(key, f"{', '.join(others)}: only role and content can be renamed here")
@@ -234,6 +248,14 @@ def _thinking(key: str, value: str, _rows: Rows | None) -> Line:
     return unsupported(key, f"{value}: the reasoning is read from reasoning_content here")
 
 
+def _names(value: Any) -> dict[str, str]:
+    return {name: text(found) for name, found in mapping(value).items()}
+
+
+def _names_of_roles(value: Any) -> dict[str, list[str]]:
+    return {role: texts(names) for role, names in mapping(value).items()}
+
+
 DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
     "name": (text, _is("subset")),
     "split": (text, _is("split")),
@@ -243,21 +265,19 @@ DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
     "field": (text, _column("text", "Text")),
     "field_messages": (text, _column("messages", "Chat")),
     "field_tools": (text, _column("tools", "Chat")),
-    "message_property_mappings": (mapping, _properties),
+    "message_property_mappings": (_names, _properties),
     "message_field_role": (text, _column("role", "Chat")),
     "message_field_content": (text, _column("content", "Chat")),
-    "roles": (mapping, _roles),
+    "roles": (_names_of_roles, _roles),
     "roles_to_train": (texts, _roles_to_train),
     "train_on_eos": (text, _ends),
     "train_on_eot": (text, _ends),
-    "chat_template": (text, _says(Verdict.MAPPED, "base.chatTemplate")),
-    "chat_template_jinja": (text, _says(Verdict.MAPPED, "base.chatTemplate")),
     "field_thinking": (text, _thinking),
     "template_thinking_key": (text, _thinking),
     "trust_remote_code": (flag, _says(Verdict.IGNORED, "code of a data set is never run here")),
     "preprocess_shards": (whole, _says(Verdict.IMPLIED, "rows are read as a stream")),
     **{
-        name: (lambda value: value, _says(Verdict.UNSUPPORTED, sentence))
+        name: (anything, _says(Verdict.UNSUPPORTED, sentence))
         for name, sentence in {
             "shards": "a part of the rows; write a slice: split train[:10%]",
             "shards_idx": "a part of the rows; write a slice: split train[:10%]",
@@ -275,7 +295,7 @@ DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
         }.items()
     },
 }
-"""Keys of an entry of `datasets`, beside `path` and `type`."""
+"""Keys of an entry of `datasets` that stand for themselves."""
 
 
 def _tests(key: str, _value: Any, _settings: Settings) -> Iterable[Line]:

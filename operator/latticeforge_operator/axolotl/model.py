@@ -19,44 +19,13 @@ from latticeforge_operator.axolotl.rules import (
     same,
     switches,
 )
+from latticeforge_operator.axolotl.templates import jinja_line, template_line
 from latticeforge_operator.axolotl.settings import (
     Settings,
     mapping,
     text,
     texts,
 )
-
-TEMPLATES = {
-    "llama3": "NousResearch/Meta-Llama-3-8B-Instruct",
-    "llama4": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
-    "gemma": "google/gemma-2-9b-it",
-    "gemma3": "google/gemma-3-4b-it",
-    "gemma3n": "google/gemma-3n-E2B-it",
-    "gemma4": "google/gemma-4-31B-it",
-    "gemma4_unified": "google/gemma-4-12B-it",
-    "qwen_25": "Qwen/Qwen2.5-7B-Instruct",
-    "qwen3": "Qwen/Qwen3-8B",
-    "qwen3_5": "Qwen/Qwen3.5-9B",
-    "mistral_v1": "mistralai/Mistral-7B-Instruct-v0.1",
-    "mistral_v2v3": "mistralai/Mistral-7B-Instruct-v0.3",
-    "mistral_v3_tekken": "mistralai/Mistral-Nemo-Instruct-2407",
-    "phi_3": "microsoft/Phi-3-mini-4k-instruct",
-    "phi_35": "microsoft/Phi-3.5-mini-instruct",
-    "phi_4": "microsoft/phi-4",
-    "cohere": "CohereForAI/c4ai-command-r-v01",
-    "deepseek_v2": "deepseek-ai/DeepSeek-V2-Chat",
-    "deepseek_v3": "deepseek-ai/DeepSeek-V3",
-    "jamba": "ai21labs/AI21-Jamba-1.5-Mini",
-    "exaone": "LGAI-EXAONE/EXAONE-3.5-7.8B-Instruct",
-    "exaone4": "LGAI-EXAONE/EXAONE-4.0-32B",
-    "falcon_h1": "tiiuae/Falcon-H1-7B-Instruct",
-    "aya": "CohereForAI/aya-23-8B",
-    "command_a": "CohereLabs/c4ai-command-a-03-2025",
-}
-"""Axolotl's named chat templates, by a model whose tokenizer brings the template of that name."""
-
-_FALLBACK = "tokenizer_default_fallback_"
-
 
 def is_local_model(name: str) -> bool:
     """Whether a model's name is a folder's path: one that no repository can have."""
@@ -87,29 +56,11 @@ def _model_class(key: str, value: str, _settings: Settings) -> Iterable[Line]:
 
 
 def _template(key: str, value: str, settings: Settings) -> Iterable[Line]:
-    name = value.removeprefix(_FALLBACK)
-    if value == "tokenizer_default" or name != value:
-        yield implied(key, "the tokenizer's own")
-    elif value == "jinja":
-        jinja = settings["chat_template_jinja"]
-        yield mapped(
-            key, "base.chatTemplate.jinja", {"base.chatTemplate.jinja": jinja} if jinja else {}
-        )
-    elif value == "chatml":
-        yield same(key, "base.chatTemplate.preset", "ChatML")
-    elif value in TEMPLATES:
-        yield same(key, "base.chatTemplate.model", TEMPLATES[value])
-    else:
-        yield unsupported(
-            key, f"{value}: no model has this template; give it as chat_template_jinja"
-        )
+    yield template_line(key, value, settings["chat_template_jinja"])
 
 
 def _jinja(key: str, value: str, settings: Settings) -> Iterable[Line]:
-    if settings["chat_template"] in (None, "jinja"):
-        yield mapped(key, "base.chatTemplate.jinja", {"base.chatTemplate.jinja": value})
-    else:
-        yield ignored(key, f"chat_template {settings['chat_template']} counts")
+    yield jinja_line(key, value, settings["chat_template"])
 
 
 def _special_tokens(key: str, value: dict[str, Any], _settings: Settings) -> Iterable[Line]:

@@ -114,7 +114,9 @@ def rows_of(kind: Any) -> Rows | None:
     """What the rows of a `type` are; None when it has no counterpart."""
     if isinstance(kind, dict):
         return _own_prompt(kind)
-    name = str(kind).removesuffix(".load")
+    if not isinstance(kind, str):
+        return None
+    name = kind.removesuffix(".load")
     return TYPES.get(name) or (TYPES["sharegpt"] if name.startswith("sharegpt") else None)
 
 

@@ -26,8 +26,15 @@ from latticeforge_operator.axolotl.training import TRAINING
 KEYS: Mapping[str, Key] = {**MODEL, **ADAPTER, **DATA, **TRAINING, **SURROUNDINGS, **SCOPE}
 """By name; a name stands in one of the modules only."""
 
-_COUNTING = ("micro_batch_size", "sequence_len", "num_epochs", "lr_scheduler", "optimizer")
-"""Keys whose default has a say in the result: it is written out when the file leaves them out."""
+_COUNTING = (
+    "adapter",
+    "micro_batch_size",
+    "sequence_len",
+    "num_epochs",
+    "lr_scheduler",
+    "optimizer",
+)
+"""Keys whose default has a say in the result: it is written out when the file does not set them."""
 
 
 def read_settings(config: Mapping[str, Any], gpus: int) -> Settings:
@@ -61,22 +68,24 @@ def _read(name: str, value: Any) -> Any:
 
 def lines_of(config: Mapping[str, Any], settings: Settings) -> list[Line]:
     """One line for every key of a config, and for the defaults that count."""
-    return [*_given(config, settings), *_defaults(settings)]
+    return [*_given(config, settings), *_defaults(config, settings)]
 
 
 def _given(config: Mapping[str, Any], settings: Settings) -> Iterator[Line]:
     for name, value in config.items():
         if name not in KEYS:
             yield unknown_key(name, name, KEYS)
+        elif is_blank(value) and name in _COUNTING:
+            yield from _lines(name, settings[name], settings)
         elif is_blank(value):
             yield ignored(name, "not set")
         else:
             yield from _lines(name, settings.values[name], settings)
 
 
-def _defaults(settings: Settings) -> Iterable[Line]:
+def _defaults(config: Mapping[str, Any], settings: Settings) -> Iterable[Line]:
     for name in _COUNTING:
-        if name not in settings.values:
+        if name not in config:
             for line in _lines(name, settings[name], settings):
                 yield replace(line, given=False)
 

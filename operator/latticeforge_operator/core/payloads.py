@@ -30,6 +30,7 @@ def prepare_payload(base: Base, stage: Stage) -> PreparePayload:
         base=ModelSource(model=base.model, revision=base.revision),
         tokenizer=_tokenizer_changes(base),
         data=[DataSource(**data.model_dump(exclude_none=True)) for data in stage.data],
+        mixing="concatenate" if stage.mixing == "Concatenate" else None,
         sequence_length=parameters.sequence_length,
         epochs=parameters.epochs,
         seed=parameters.seed,

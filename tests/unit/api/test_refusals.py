@@ -147,6 +147,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "maxGradNorm must be more than 0",
         "maxGradNorm must be more than 0",
     ),
+    "weights where every sample counts once": (
+        first_stage(mixing="Concatenate", data=[{"source": "owner/math", "weight": 4}]),
+        "stage math: mixing Concatenate takes every sample once; leave the weights out",
+        "mixing Concatenate takes every sample once; leave the weights out",
+    ),
     "a method that is none": (first_stage(method="DPO"), "'Full', 'LoRA' or 'QLoRA'", '"QLoRA"'),
     "a repository without owner": (
         stack(publish={"repository": "model"}),
