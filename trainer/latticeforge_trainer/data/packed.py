@@ -11,6 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+VALIDATION = "validation"
+"""The folder, in a `prepare` artifact, of packed data that is held out from training."""
+
 
 class PackedData:
     """The packed data of a `prepare` artifact, memory-mapped.
