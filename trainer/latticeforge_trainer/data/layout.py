@@ -16,13 +16,8 @@ from numpy.typing import NDArray
 
 from latticeforge_trainer.contract import PreparePayload
 from latticeforge_trainer.data.mixing import Order, mixed_epochs
+from latticeforge_trainer.data.packed import EPOCH_ENDS, STEP_ENDS
 from latticeforge_trainer.data.packing import best_fit, pack_epoch
-
-STEP_ENDS = "step_ends.npy"
-"""int64 [S]: sequences up to the end of each step; only where steps are of samples."""
-
-EPOCH_ENDS = "epoch_ends.npy"
-"""int64 [E]: sequences up to the end of each epoch."""
 
 
 @dataclass
