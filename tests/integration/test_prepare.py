@@ -189,11 +189,11 @@ def test_what_it_read_decides_the_digest(store: Store, change: Callable[[Path], 
     config = config_of()
     base = locate_base(config.payload.base, store)
     sources = [locate_source(s, store) for s in config.payload.data]
-    before = prepare.artifact_digest(config.payload, base, sources)
+    before = prepare.artifact_digest(config.payload, base, sources, None)
     change(store.root)
     base = locate_base(config.payload.base, store)
     sources = [locate_source(s, store) for s in config.payload.data]
-    assert prepare.artifact_digest(config.payload, base, sources) != before
+    assert prepare.artifact_digest(config.payload, base, sources, None) != before
 
 
 def test_a_readme_does_not_change_the_models_fingerprint(store: Store) -> None:

@@ -640,6 +640,12 @@ class PhaseTimes(Contract):
     optimizer: float | None = None
     """With what processes exchange outside of forward and backward."""
     checkpoint: float | None = None
+    validation: float | None = None
+
+    @property
+    def aside(self) -> float:
+        """The sum over what is no part of a step itself."""
+        return (self.checkpoint or 0.0) + (self.validation or 0.0)
 
 
 class Speed(Contract):

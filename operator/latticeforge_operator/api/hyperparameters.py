@@ -23,7 +23,7 @@ BOUNDS: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
 )
 """Of numbers that are written as strings: the same bound for CEL, for people, and for Python."""
 
-TWO_TARGETS = "lora takes targetModules or targetPattern, not both"
+TWO_TARGETS = "lora.targetPattern names layers whole: use it without targetModules and layers"
 
 
 class Hyperparameters(APIModel):
@@ -95,7 +95,10 @@ class LoRA(APIModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("!has(self.targetModules) || !has(self.targetPattern)", TWO_TARGETS),
+            rule(
+                "!has(self.targetPattern) || !(has(self.targetModules) || has(self.layers))",
+                TWO_TARGETS,
+            ),
         )
     )
 
@@ -108,7 +111,7 @@ class LoRA(APIModel):
     target_modules: list[str] | None = Field(default=None, min_length=1, max_length=64)
     """Names of the linear layers that get an adapter; left out: every one but the head."""
     target_pattern: str | None = Field(default=None, min_length=1, max_length=1000)
-    """A regular expression of the whole names of those layers, instead of `targetModules`."""
+    """A regular expression of the whole names of those layers, instead of a list of names."""
     layers: list[Annotated[int, Field(ge=0, le=100_000)]] | None = Field(
         default=None, min_length=1, max_length=1000
     )
@@ -119,7 +122,7 @@ class LoRA(APIModel):
     """FP8: frozen weights and products in 8 bits (faster, lossy); left out: as the base is."""
 
     @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        if self.target_modules is not None and self.target_pattern is not None:
+    def _one_way_of_naming(self) -> Self:
+        if self.target_pattern is not None and (self.target_modules or self.layers):
             raise ValueError(TWO_TARGETS)
         return self

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latticeforge_trainer.training.schedule import learning_rate
+from latticeforge_trainer.training.schedule import learning_rate, warmup_steps
 
 
 def rates(total: int, **options: Any) -> list[float]:
-    fields = {"peak": 1.0, "shape": "cosine", "warmup_ratio": 0.0, **options}
+    ratio, steps = options.pop("warmup_ratio", 0.0), options.pop("warmup_steps", None)
+    warmup = warmup_steps(total, ratio, steps)
+    fields = {"peak": 1.0, "shape": "cosine", "warmup": warmup, **options}
     return [learning_rate(step, total, **fields) for step in range(total)]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,13 +29,12 @@ from latticeforge_trainer.data.samples import (
     Text,
 )
 from latticeforge_trainer.data.tokenized import Tokens
-from latticeforge_trainer.errors import StepError, UserError
+from latticeforge_trainer.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -53,33 +51,6 @@ class _Rendered(NamedTuple):
     end: bool | None
     """Whether the end-of-text token, which follows unless a special token ends the text, is a
     target; None: it never follows."""
-
-
-def load_renderer(folder: Path, name: str) -> Renderer:
-    """The renderer of a model folder's tokenizer.
-
-    Args:
-        folder: The model's folder; nothing outside of it is asked.
-        name: What messages call the model.
-
-    Raises:
-        UserError: It holds no usable tokenizer.
-    """
-    from transformers import AutoTokenizer  # noqa: PLC0415  (seconds; a reused step needs none)
-
-    # Without these transformers makes up an empty tokenizer instead of failing.
-    if not any((folder / file).exists() for file in _VOCABULARIES):
-        raise UserError(f"{name} holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except StepError:  # a signal's
-        raise
-    except Exception as error:  # the tokenizers library raises bare ones for a damaged file
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name} holds no usable tokenizer: {problem}") from error
-    return Renderer(tokenizer)
 
 
 class Renderer:

@@ -31,13 +31,21 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
         lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilized,
         target_modules=settings.target_modules or "all-linear",
+        layers_to_transform=settings.layers,
         bias="none",
     )
     try:
         # Adapters keep the base's type here: DeepSpeed holds their fp32 master weights.
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        raise UserError(f"lora.targetModules {settings.target_modules}: {error}") from error
+        raise UserError(f"{_targets(settings)}: {error}") from error
+
+
+def _targets(settings: LoRASettings) -> str:
+    """What was asked for, by the names of the fields."""
+    named = "targetPattern" if isinstance(settings.target_modules, str) else "targetModules"
+    layers = "" if settings.layers is None else f", lora.layers {settings.layers}"
+    return f"lora.{named} {settings.target_modules}{layers}"
 
 
 def continue_adapter(model: PreTrainedModel, folder: Path, settings: LoRASettings) -> PeftModel:
