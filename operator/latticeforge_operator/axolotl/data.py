@@ -11,7 +11,6 @@ from latticeforge_operator.axolotl.keynames import unknown_key
 from latticeforge_operator.axolotl.lines import Line, Verdict, ignored, implied, mapped, unsupported
 from latticeforge_operator.axolotl.prompts import TYPES, Rows, rows_of
 from latticeforge_operator.axolotl.rules import Key, decided, harmless, keys, refused, switches
-from latticeforge_operator.axolotl.templates import jinja_line, template_line
 from latticeforge_operator.axolotl.settings import (
     ConfigError,
     Settings,
@@ -26,6 +25,8 @@ from latticeforge_operator.axolotl.settings import (
     texts,
     whole,
 )
+from latticeforge_operator.axolotl.templates import jinja_line, template_line
+from latticeforge_trainer.contract import COLUMNS, DataFormat
 
 _ROLES = ("system", "user", "assistant", "tool")
 _KNOWN_NAMES = {"human": "user", "gpt": "assistant"}
@@ -192,9 +193,15 @@ def _column(name: str, kind: str) -> DatasetRule:
     def rule(key: str, value: Any, rows: Rows | None) -> Line:
         if rows is None or rows.format != kind:
             return ignored(key, "has no effect on this type")
-        return mapped(key, f"data.fields.{name} {value}", {f"fields.{name}": value})
+        return mapped(key, f"data.fields.{name} {value}", _renamed(rows, {name: value}))
 
     return rule
+
+
+def _renamed(rows: Rows, columns: Mapping[str, str]) -> dict[str, str]:
+    """Fields for the columns that are not called as the format calls them."""
+    own = {} if rows.fields else COLUMNS[DataFormat(rows.format)]
+    return {f"fields.{n}": column for n, column in columns.items() if own.get(n) != column}
 
 
 def _is(path: str) -> DatasetRule:
@@ -239,7 +246,7 @@ def _properties(key: str, value: dict[str, str], rows: Rows | None) -> Line:
     if rows is None or rows.format != "Chat":
         return ignored(key, "has no effect on this type")
     words = ", ".join(f"{name} {column}" for name, column in value.items())
-    return mapped(key, f"data.fields {words}", {f"fields.{n}": c for n, c in value.items()})
+    return mapped(key, f"data.fields {words}", _renamed(rows, value))
 
 
 def _thinking(key: str, value: str, _rows: Rows | None) -> Line:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from latticeforge_operator.axolotl.data import local_path
-from latticeforge_operator.axolotl.lines import Line, ignored, implied, mapped, unsupported
+from latticeforge_operator.axolotl.lines import Line, ignored, implied, unsupported
 from latticeforge_operator.axolotl.rules import (
     Key,
     becomes,
@@ -19,13 +19,14 @@ from latticeforge_operator.axolotl.rules import (
     same,
     switches,
 )
-from latticeforge_operator.axolotl.templates import jinja_line, template_line
 from latticeforge_operator.axolotl.settings import (
     Settings,
     mapping,
     text,
     texts,
 )
+from latticeforge_operator.axolotl.templates import jinja_line, template_line
+
 
 def is_local_model(name: str) -> bool:
     """Whether a model's name is a folder's path: one that no repository can have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ def annotated_yaml(document: dict[str, Any], notes: Mapping[Path, str], header: 
     return "\n".join([*(f"# {line}".rstrip() for line in header), *lines]) + "\n"
 
 
+_NUMBER = re.compile(r"[-+]?[\d_]*\.?\d+([eE][-+]?\d+)?")
+
+
 class _Dumper(yaml.SafeDumper):
     """Repeats what occurs twice, and writes lists of names in one line, texts in several."""
 
@@ -34,7 +38,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    style = "|" if "\n" in value.strip() else None
+    """Quoted where another YAML reader would see a number: to PyYAML alone `2e-6` is a text."""
+    style = "|" if "\n" in value.strip() else "'" if _NUMBER.fullmatch(value) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

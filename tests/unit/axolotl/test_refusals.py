@@ -126,7 +126,11 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-ENTRY = st.dictionaries(st.sampled_from(sorted({*DATASET, "path", "type", "chat_template", "chat_template_jinja"})), JSON, max_size=6)
+ENTRY = st.dictionaries(
+    st.sampled_from(sorted({*DATASET, "path", "type", "chat_template", "chat_template_jinja"})),
+    JSON,
+    max_size=6,
+)
 ENTRIES = st.lists(
     ENTRY.map(lambda entry: {"path": "a/b", "type": "chat_template", **entry}), max_size=3
 )

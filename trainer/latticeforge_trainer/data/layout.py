@@ -95,7 +95,8 @@ def _epochs(
     lengths: Sequence[NDArray[np.int64]], payload: PreparePayload
 ) -> Iterator[tuple[Order, NDArray[np.int64]]]:
     """Each epoch's samples, and their lengths."""
-    sizes, weights = [len(own) for own in lengths], [source.weight for source in payload.data]
+    sizes = [len(own) for own in lengths]
+    weights = sizes if payload.mixing == "concatenate" else [data.weight for data in payload.data]
     epochs = math.inf if payload.steps else payload.epochs
     for order in mixed_epochs(sizes, weights, epochs, payload.seed):
         yield order, np.array([lengths[source][sample] for source, sample in order.tolist()])
