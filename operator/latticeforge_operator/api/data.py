@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -12,8 +12,6 @@ from latticeforge_trainer.contract import COLUMNS, DataFormat, ExcessLength, Rol
 
 Column = Annotated[str, Field(min_length=1, max_length=300)]
 RoleNames = Annotated[list[Column], Field(min_length=1, max_length=32)]
-
-FIELDS_WITHOUT_FORMAT = "fields needs format, which says what the columns are for"
 
 
 class Fields(APIModel):
@@ -67,11 +65,57 @@ class PromptTemplate(APIModel):
     """The prompt of a row that has none."""
 
 
-def _misplaced_fields() -> Iterator[tuple[str, str, str]]:
-    """Each column's name, the formats that have it as CEL, and the sentence for the others."""
-    for name in Fields.model_fields:
-        formats = [str(kind) for kind, columns in COLUMNS.items() if name in columns]
-        yield name, f"self.format in {formats}", f"fields.{name} belongs to {' or '.join(formats)}"
+CHAT, ALPACA, TEXT = DataFormat.CHAT, DataFormat.ALPACA, DataFormat.TEXT
+
+MISPLACED: tuple[tuple[str, str, Callable[[Data], bool]], ...] = (
+    (
+        "has(self.fields) && !has(self.format)",
+        "fields needs format, which says what the columns are for",
+        lambda d: d.fields is not None and d.format is None,
+    ),
+    (
+        "has(self.promptTemplate) && !(has(self.format) && self.format == 'Alpaca')",
+        "promptTemplate belongs to format Alpaca",
+        lambda d: d.prompt_template is not None and d.format is not ALPACA,
+    ),
+    (
+        "has(self.roles) && has(self.format) && self.format != 'Chat'",
+        "roles belongs to format Chat",
+        lambda d: d.roles is not None and d.format not in {None, CHAT},
+    ),
+    (
+        "has(self.trainOnEnd) && has(self.format) && self.format != 'Chat'",
+        "trainOnEnd belongs to format Chat",
+        lambda d: d.train_on_end is not None and d.format not in {None, CHAT},
+    ),
+    (
+        "has(self.trainOn) && has(self.format) && self.format == 'Text'",
+        "trainOn does not belong to format Text, of which everything is learned",
+        lambda d: d.train_on is not None and d.format is TEXT,
+    ),
+    (
+        (
+            "has(self.excessLength) && self.excessLength == 'Split' && "
+            "!(has(self.format) && self.format == 'Text')"
+        ),
+        "excessLength Split belongs to format Text",
+        lambda d: d.excess_length is ExcessLength.SPLIT and d.format is not TEXT,
+    ),
+)
+"""What is wrong: for CEL, for people, and for Python."""
+
+
+def _belongs(field: str) -> str:
+    formats = [str(kind) for kind, columns in COLUMNS.items() if field in columns]
+    return f"fields.{field} belongs to format {' or '.join(formats)}"
+
+
+def _column_rules() -> Iterator[dict[str, str]]:
+    """A rule for each column: the formats that have it."""
+    for field in Fields.model_fields:
+        formats = [str(kind) for kind, columns in COLUMNS.items() if field in columns]
+        given = f"has(self.fields) && has(self.format) && has(self.fields.{field})"
+        yield rule(f"!({given}) || self.format in {formats}", _belongs(field))
 
 
 class Data(APIModel):
@@ -79,23 +123,7 @@ class Data(APIModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("!has(self.fields) || has(self.format)", FIELDS_WITHOUT_FORMAT),
-            *(
-                rule(
-                    f"!has(self.fields) || !has(self.format) || !has(self.fields.{name}) || {fits}",
-                    sentence,
-                )
-                for name, fits, sentence in _misplaced_fields()
-            ),
-            rule(
-                "!has(self.promptTemplate) || (has(self.format) && self.format == 'Alpaca')",
-                "promptTemplate belongs to format Alpaca",
-            ),
-            rule(
-                "!has(self.excessLength) || self.excessLength != 'Split' || "
-                "(has(self.format) && self.format == 'Text')",
-                "excessLength Split belongs to format Text",
-            ),
+            *(rule(f"!({wrong})", sentence) for wrong, sentence, _ in MISPLACED), *_column_rules()
         )
     )
 
@@ -132,17 +160,11 @@ class Data(APIModel):
 
     @model_validator(mode="after")
     def _fits_the_format(self) -> Self:
-        if self.fields and self.format is None:
-            raise ValueError(f"{self.source}: {FIELDS_WITHOUT_FORMAT}")
+        for _, sentence, wrong in MISPLACED:
+            if wrong(self):
+                raise ValueError(f"{self.source}: {sentence}")
         if self.fields and self.format:
-            for name in self.fields.model_dump(exclude_none=True):
-                if name not in COLUMNS[self.format]:
-                    formats = [kind for kind, columns in COLUMNS.items() if name in columns]
-                    raise ValueError(
-                        f"{self.source}: fields.{name} belongs to {' or '.join(formats)}"
-                    )
-        if self.prompt_template and self.format is not DataFormat.ALPACA:
-            raise ValueError(f"{self.source}: promptTemplate belongs to format Alpaca")
-        if self.excess_length is ExcessLength.SPLIT and self.format is not DataFormat.TEXT:
-            raise ValueError(f"{self.source}: excessLength Split belongs to format Text")
+            for field in self.fields.model_dump(exclude_none=True):
+                if field not in COLUMNS[self.format]:
+                    raise ValueError(f"{self.source}: {_belongs(field)}")
         return self

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from latticeforge_trainer.contract import LoRASettings
@@ -24,13 +25,16 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
     Raises:
         UserError: A target module does not exist.
     """
+    targets = settings.target_modules or "all-linear"
+    if settings.layers is not None and settings.target_modules is None:
+        targets = linear_names(model)  # PEFT takes numbers of layers only beside a list of names
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT declares int, and divides it
         lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilized,
-        target_modules=settings.target_modules or "all-linear",
+        target_modules=targets,
         layers_to_transform=settings.layers,
         bias="none",
     )
@@ -39,6 +43,13 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"{_targets(settings)}: {error}") from error
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """What the linear layers but the head are called within their own modules."""
+    head = model.get_output_embeddings()
+    linears = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
+    return sorted({name.rpartition(".")[2] for name in linears})
 
 
 def _targets(settings: LoRASettings) -> str:
