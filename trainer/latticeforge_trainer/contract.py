@@ -143,6 +143,8 @@ class ChatTemplate(Contract):
 class TokenizerChanges(Contract):
     """What differs from the base's own tokenizer, in training and in the finished model."""
 
+    vocabulary: Literal["Tekken"] | None = None
+    """`Tekken`: Mistral's `tekken.json`, with its own chat template; None: `tokenizer.json`."""
     chat_template: ChatTemplate | None = None
     special_tokens: SpecialTokens | None = None
 

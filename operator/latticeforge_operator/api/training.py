@@ -89,6 +89,9 @@ class Base(APIModel):
     """A Hub repository `owner/name`, or a folder: `file:///folder`, or `./folder` on the volume."""
     revision: Revision = "main"
     """Branch, tag or commit of the Hub repository."""
+    vocabulary: Literal["Tekken"] | None = None
+    """Tekken: Mistral's `tekken.json` with the chat template of mistral-common, in place of
+    `tokenizer.json`; the result is published with a `tokenizer.json` of it."""
     chat_template: ChatTemplate | None = None
     """A chat template in place of the tokenizer's own; it is published with the model."""
     special_tokens: SpecialTokens | None = None

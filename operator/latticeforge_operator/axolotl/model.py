@@ -42,6 +42,10 @@ def _base_model(key: str, value: str, _settings: Settings) -> Iterable[Line]:
     yield same(key, "base.model", model_reference(value))
 
 
+def _mistral_common(key: str, value: bool, _settings: Settings) -> Iterable[Line]:
+    yield same(key, "base.vocabulary", "Tekken") if value else ignored(key, "off")
+
+
 def _same_model(key: str, value: str, settings: Settings) -> Iterable[Line]:
     if value == settings["base_model"]:
         yield implied(key, "the base's own")
@@ -104,10 +108,7 @@ MODEL: dict[str, Key] = {
     **keys("model_type type_of_model", _model_class, text),
     **keys("tokenizer_type tokenizer_use_fast tokenizer_legacy", decided(_OWN)),
     **keys("tokenizer_save_jinja_files cls_model_config", decided(_OWN)),
-    **switches(
-        "tokenizer_use_mistral_common",
-        refused("mistral-common's tokenizer and template; tokenizer.json and its own here"),
-    ),
+    **switches("tokenizer_use_mistral_common", _mistral_common),
     **switches(
         "trust_remote_code",
         harmless(

@@ -127,9 +127,9 @@ SURROUNDINGS: dict[str, Key] = {
     ),
     **keys(
         "max_packed_sequence_len adam_eps debug eta_min gptq_groupsize gptq_model_v1 "
-        "gptq_disable_exllama test_value save_steps_per_epoch load_4bit hub_private_repo "
+        "gptq_disable_exllama test_value "
         "unsloth_cross_entropy_loss unsloth_lora_mlp unsloth_lora_qkv unsloth_lora_o "
-        "unsloth_rms_norm unsloth_rope evals_per_steps",
+        "unsloth_rms_norm unsloth_rope",
         harmless("Axolotl does not read it, or no longer"),
     ),
     **keys(

@@ -80,12 +80,13 @@ def _settings(lora: LoRA) -> LoRASettings:
 
 def _tokenizer_changes(base: Base) -> TokenizerChanges | None:
     template, tokens = base.chat_template, base.special_tokens
-    if template is None and tokens is None:
+    if template is None and tokens is None and base.vocabulary is None:
         return None
     model = None
     if template is not None and template.model is not None:
         model = ModelSource(model=template.model, revision=template.revision)
     return TokenizerChanges(
+        vocabulary=base.vocabulary,
         chat_template=template
         and ChatTemplate(jinja=template.jinja, preset=template.preset, model=model),
         special_tokens=tokens and SpecialTokens(**tokens.model_dump()),

@@ -268,6 +268,10 @@ def test_every_key_has_one_line() -> None:
         ),
         ({"chat_template": "tokenizer_default"}, {"model": "owner/model"}),
         (
+            {"tokenizer_use_mistral_common": True},
+            {"model": "owner/model", "vocabulary": "Tekken"},
+        ),
+        (
             {"special_tokens": {"pad_token": "<pad>", "eos_token": "<|im_end|>"}},
             {"model": "owner/model", "specialTokens": {"eos": "<|im_end|>"}},
         ),

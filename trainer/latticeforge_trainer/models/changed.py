@@ -1,4 +1,4 @@
-"""A base with another chat template or other special tokens, as a model folder of its own.
+"""A base with another chat template, vocabulary or special tokens, as a model folder of its own.
 
 The folder holds the changed tokenizer, and links to everything else of the base. All later steps
 start from it, so training, evaluation and the published model use the same tokenizer.
@@ -18,6 +18,7 @@ from latticeforge_trainer.artifacts import Store, write_atomically
 from latticeforge_trainer.contract import TokenizerChanges, digest_of
 from latticeforge_trainer.models.base import Base, locate_base
 from latticeforge_trainer.models.tokenizers import (
+    open_tekken,
     open_tokenizer,
     set_special_tokens,
     template_text,
@@ -82,7 +83,8 @@ class Changes:
             UserError: There is no such token or template, or no usable tokenizer.
         """
         folder = self.folder(base, store)
-        tokenizer = open_tokenizer(base.folder, base.name)
+        opened = open_tekken if self.spec.vocabulary == "Tekken" else open_tokenizer
+        tokenizer = opened(base.folder, base.name)
         if self.spec.chat_template is not None:
             if self.model is not None:
                 self.model.bring_small()

@@ -19,6 +19,9 @@ CHATML = (
 )
 """Chat Markup Language: one block for every turn."""
 
+TEKKEN = "tekken.json"
+"""Mistral's own vocabulary; what reads it renders chats by itself, without a template."""
+
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -39,13 +42,41 @@ def open_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         raise UserError(f"{name} holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            folder, local_files_only=True, trust_remote_code=False, mistral_format=False
         )
     except StepError:  # a signal's
         raise
     except Exception as error:  # the tokenizers library raises bare ones for a damaged file
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} holds no usable tokenizer: {problem}") from error
+    return tokenizer
+
+
+def open_tekken(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of Mistral's `tekken.json`, under the chat template of mistral-common.
+
+    Args:
+        folder: The model's folder.
+        name: What messages call the model.
+
+    Raises:
+        UserError: It holds no such file, or mistral-common is not installed.
+    """
+    from transformers.integrations.mistral.tokenizer import (  # noqa: PLC0415  (seconds)
+        convert_tekken_tokenizer,
+    )
+
+    file = folder / TEKKEN
+    if not file.exists():
+        raise UserError(f"vocabulary Tekken: {name} holds no {TEKKEN}; leave vocabulary out")
+    try:
+        from mistral_common.integrations.chat_templates import chat_templates  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(
+            "vocabulary Tekken needs the package mistral-common: pip install 'latticeforge[mistral]'"
+        ) from error
+    template = chat_templates.convert_tokenizer_to_chat_template(file)
+    tokenizer: PreTrainedTokenizerBase = convert_tekken_tokenizer(str(file), template)
     return tokenizer
 
 
