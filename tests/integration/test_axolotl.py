@@ -270,6 +270,21 @@ def test_longer_samples(store: Store, strategy: str | None, kept: int) -> None:
     assert len(samples_of(data)) == kept
 
 
+def test_shorter_samples(store: Store) -> None:
+    rows = [{"text": "x" * n} for n in (1, 8, 9, 20)]
+    entry = {"path": "./rows.jsonl", "type": "completion"}
+    data = prepared(store, rows, datasets=[entry], min_sample_len=10)
+    assert samples_of(data) == sorted(labelled(("x" * n, True), (END, True)) for n in (9, 20))
+
+
+def test_the_opening_system_turn_is_dropped(store: Store) -> None:
+    rows = [{"conversations": TURNS[:3]}, {"conversations": TURNS[1:3]}]
+    data = prepared(store, rows, datasets=[{**CHAT, "drop_system_message": True}])
+    question = ("<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n", False)
+    expected = labelled(question, ("2", True), (END, True), ("\n", False))
+    assert samples_of(data) == [expected, expected]
+
+
 def test_several_data_sets_are_seen_once_each(store: Store) -> None:
     (store.root / "more.jsonl").write_text(
         "".join(json.dumps({"text": f"number {n}"}) + "\n" for n in range(20))

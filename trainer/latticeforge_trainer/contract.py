@@ -224,6 +224,10 @@ class DataSource(Contract):
     """Which ends of turns are learned; None: those of learned turns."""
     excess_length: ExcessLength | None = None
     """None: Truncate."""
+    minimum_length: int | None = Field(default=None, gt=1)
+    """Tokens of the shortest sample that is kept; None: all are."""
+    drop_system: bool | None = None
+    """Whether the system turn that a chat opens with is taken out."""
 
 
 class PreparePayload(Contract):
@@ -601,7 +605,7 @@ class DataFacts(Contract):
     truncated: int = 0
     """Samples cut, or split, at the sequence length."""
     dropped: int = 0
-    """Samples left out because they are longer."""
+    """Samples left out because they are longer, or too short."""
     skipped: int = 0
     """Samples with nothing to learn from."""
     held_out: int = 0

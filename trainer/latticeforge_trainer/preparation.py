@@ -158,6 +158,7 @@ class Preparation:
                 self._samples(before, total),
                 learning=Learning.of(source.spec),
                 excess=source.spec.excess_length or ExcessLength.TRUNCATE,
+                minimum=source.spec.minimum_length,
             )
             if not len(done):
                 raise UserError(

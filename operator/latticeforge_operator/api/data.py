@@ -94,6 +94,11 @@ MISPLACED: tuple[tuple[str, str, Callable[[Data], bool]], ...] = (
         lambda d: d.train_on is not None and d.format is TEXT,
     ),
     (
+        "has(self.dropSystem) && !(has(self.format) && self.format == 'Chat')",
+        "dropSystem belongs to format Chat",
+        lambda d: d.drop_system is not None and d.format is not CHAT,
+    ),
+    (
         (
             "has(self.excessLength) && self.excessLength == 'Split' && "
             "!(has(self.format) && self.format == 'Text')"
@@ -157,6 +162,10 @@ class Data(APIModel):
     excess_length: ExcessLength | None = None
     """What becomes of a sample longer than a sequence: Truncate, Split (texts only), Drop, or
     Fail; left out: Truncate."""
+    minimum_length: int | None = Field(default=None, ge=2, le=1_048_576)
+    """Tokens of the shortest sample that is kept; left out: all are."""
+    drop_system: bool | None = None
+    """Whether the system turn that a chat opens with is taken out; left out: it stays."""
 
     @model_validator(mode="after")
     def _fits_the_format(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Any
 
 from latticeforge_operator.axolotl.keynames import unknown_key
 from latticeforge_operator.axolotl.lines import Line, Verdict, ignored, implied, mapped, unsupported
-from latticeforge_operator.axolotl.prompts import TYPES, Rows, rows_of
+from latticeforge_operator.axolotl.prompts import Rows, rows_of
 from latticeforge_operator.axolotl.rules import Key, decided, harmless, keys, refused, switches
 from latticeforge_operator.axolotl.settings import (
     ConfigError,
@@ -149,8 +149,9 @@ def _path_line(key: str, path: str, source: dict[str, Any]) -> Line:
 
 def _type_line(key: str, value: Any, rows: Rows | None, entry: Entry, settings: Settings) -> Line:
     if rows is None:
-        known = ", ".join(TYPES)
-        return unsupported(key, f"{shown(value)}: unknown here; known are {known}, and prompts")
+        return unsupported(
+            key, f"{shown(value)} is no type here; write its prompt out as a mapping"
+        )
     fields: dict[str, Any] = {"format": rows.format}
     fields |= {f"fields.{n}": column for n, column in _own_columns(entry, rows).items()}
     fields |= {f"promptTemplate.{name}": prompt for name, prompt in rows.prompt.items()}
@@ -158,6 +159,8 @@ def _type_line(key: str, value: Any, rows: Rows | None, entry: Entry, settings: 
         fields["trainOn"] = learned
     excess = "Split" if rows.format == "Text" else _EXCESS[settings["excess_length_strategy"]]
     fields["excessLength"] = excess
+    if (settings["min_sample_len"] or 0) > 1:
+        fields["minimumLength"] = settings["min_sample_len"]
     return mapped(key, f"format {rows.format}", fields)
 
 
@@ -239,6 +242,14 @@ def _ends(key: str, value: str, rows: Rows | None) -> Line:
     return mapped(key, f"data.trainOnEnd {_ENDS[value]}", {"trainOnEnd": _ENDS[value]})
 
 
+def _drop_system(key: str, value: bool, rows: Rows | None) -> Line:
+    if not value:
+        return ignored(key, "off")
+    if rows is None or rows.format != "Chat":
+        return ignored(key, "has no effect on this type")
+    return mapped(key, "data.dropSystem", {"dropSystem": True})
+
+
 def _properties(key: str, value: dict[str, str], rows: Rows | None) -> Line:
     others = sorted(set(value) - {"role", "content"})
     if others:
@@ -277,6 +288,7 @@ DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
     "message_field_content": (text, _column("content", "Chat")),
     "roles": (_names_of_roles, _roles),
     "roles_to_train": (texts, _roles_to_train),
+    "drop_system_message": (flag, _drop_system),
     "train_on_eos": (text, _ends),
     "train_on_eot": (text, _ends),
     "field_thinking": (text, _thinking),
@@ -293,7 +305,6 @@ DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
             "input_format": "rows are not transformed here; transform the file",
             "field_human": "columns of a type that does not exist here; write chat_template",
             "field_model": "columns of a type that does not exist here; write chat_template",
-            "drop_system_message": "system turns are kept here; leave them out of the file",
             "message_field_training": "turns are learned by their role here, not one by one",
             "message_field_training_detail": "turns are learned by their role here, not in parts",
             "split_thinking": "reasoning is not cut out of the content here",
@@ -307,6 +318,13 @@ DATASET: Mapping[str, tuple[Callable[[Any], Any], DatasetRule]] = {
 
 def _tests(key: str, _value: Any, _settings: Settings) -> Iterable[Line]:
     yield ignored(key, "only measured on, never learned from; evaluate gates say how good it is")
+
+
+def _minimum(key: str, value: int, _settings: Settings) -> Iterable[Line]:
+    if value > 1:
+        yield mapped(key, f"data.minimumLength {value}", {})
+    else:
+        yield ignored(key, "keeps every sample")
 
 
 DATA: dict[str, Key] = {
@@ -323,7 +341,7 @@ DATA: dict[str, Key] = {
             mapped(key, f"data.trainOn: prompts are {'' if value else 'not '}learned", {})
         ],
     ),
-    **keys("min_sample_len", refused("shorter samples are left out; all are learned from here")),
+    **keys("min_sample_len", _minimum, whole),
     **keys("max_prompt_len", harmless("belongs to preference training")),
     **switches(
         "shuffle_merged_datasets",

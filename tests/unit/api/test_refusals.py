@@ -156,6 +156,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
                 {"promptTemplate": {"withInput": "{input}", "withoutInput": "x"}},
             ),
             ("roles belongs to format Chat", {"format": "Alpaca", "roles": {"user": ["me"]}}),
+            ("dropSystem belongs to format Chat", {"dropSystem": True}),
             ("trainOnEnd belongs to format Chat", {"format": "Text", "trainOnEnd": "All"}),
             (
                 "trainOn does not belong to format Text, of which everything is learned",

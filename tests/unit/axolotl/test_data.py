@@ -64,6 +64,10 @@ ENTRIES: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "trainOnEnd": "All",
         },
     ),
+    (
+        {**CHAT, "drop_system_message": True},
+        {"source": "owner/chats", "format": "Chat", "dropSystem": True},
+    ),
     ({**CHAT, "roles_to_train": ["assistant"]}, {"source": "owner/chats", "format": "Chat"}),
     (
         {
@@ -165,7 +169,6 @@ def test_entry(entry: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"path": "owner/data", "type": {"field_prompt": "x"}}, "type"),
         ({**CHAT, "message_property_mappings": {"weight": "weight"}}, "message_property_mappings"),
         ({**CHAT, "roles": {"narrator": ["narrator"]}}, "roles"),
-        ({**CHAT, "drop_system_message": True}, "drop_system_message"),
         ({**CHAT, "shards": 10}, "shards"),
         ({**CHAT, "train_on_eos": "sometimes"}, "train_on_eos"),
         ({**CHAT, "field_thinking": "thoughts"}, "field_thinking"),
@@ -199,6 +202,11 @@ def test_several_data_sets_are_concatenated() -> None:
 def test_longer_samples(strategy: str, excess: str) -> None:
     [data] = data_of(CHAT, excess_length_strategy=strategy)
     assert data["excessLength"] == excess
+
+
+def test_shorter_samples() -> None:
+    assert data_of(CHAT, min_sample_len=100)[0]["minimumLength"] == 100
+    assert "minimumLength" not in data_of(CHAT, min_sample_len=0)[0]
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,13 @@ class ChatReader:
         columns: As `contract.COLUMNS` of a chat; a row may lack `tools` and `system`.
         aliases: Other names of the roles.
         plain: Whether a message is its role and content alone; else its other keys stay.
+        drop_system: Whether the system turn that a conversation opens with is left out.
     """
 
     columns: Mapping[str, str]
     aliases: Mapping[str, str]
     plain: bool = False
+    drop_system: bool = False
 
     def __call__(self, row: Row) -> Chat:
         """The conversation of a row.
@@ -51,7 +53,10 @@ class ChatReader:
             self._message(turn, f"{row.where}, message {number}")
             for number, turn in enumerate(turns, start=1)
         ]
-        return Chat(self._system(row, messages) + messages, self._tools(row))
+        messages = self._system(row, messages) + messages
+        if self.drop_system and messages[0]["role"] == "system":
+            del messages[0]
+        return Chat(messages, self._tools(row))
 
     def _system(self, row: Row, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         column = self.columns.get("system")

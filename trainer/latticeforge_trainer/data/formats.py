@@ -136,7 +136,7 @@ def _chat(columns: Columns, spec: DataSource) -> Parser:
     # A system prompt in a column of its own is taken only where the source names the column.
     named = {"tools", *(spec.fields or {})}
     wanted = {field: c for field, c in columns.items() if field != "system" or field in named}
-    return ChatReader(wanted, SHAREGPT | _aliases(spec))
+    return ChatReader(wanted, SHAREGPT | _aliases(spec), drop_system=bool(spec.drop_system))
 
 
 def _completion(columns: Columns, spec: DataSource) -> Parser:

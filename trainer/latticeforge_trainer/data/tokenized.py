@@ -44,7 +44,7 @@ class TokenizedSource:
 
     Attributes:
         truncated: Samples cut, or split, at the sequence length.
-        dropped: Samples left out because they are longer.
+        dropped: Samples left out because they are longer, or too short.
         skipped: Samples left out because no target token is in them.
     """
 
@@ -59,13 +59,18 @@ class TokenizedSource:
         length: int,
         excess: ExcessLength = ExcessLength.TRUNCATE,
         where: str = "a sample",
+        *,
+        minimum: int | None = None,
     ) -> None:
-        """Keep a sample, made to fit `length` tokens, if a target is left in it.
+        """Keep a sample of `minimum` tokens, made to fit `length`, if a target is left in it.
 
         Raises:
             UserError: It is longer, and that is to fail.
         """
         size = len(tokens.ids)
+        if minimum is not None and size < minimum:
+            self.dropped += 1
+            return
         if size <= length:
             parts = [tokens]
         elif excess is ExcessLength.TRUNCATE:
@@ -124,6 +129,7 @@ def tokenize_source(
     *,
     learning: Learning = ANSWERS,
     excess: ExcessLength = ExcessLength.TRUNCATE,
+    minimum: int | None = None,
 ) -> TokenizedSource:
     """Tokenize a source's samples.
 
@@ -134,6 +140,7 @@ def tokenize_source(
         progress: Called with the number of samples so far.
         learning: Which parts of a sample the loss is taken on.
         excess: What becomes of a longer sample.
+        minimum: Tokens that a sample must have at least to be kept.
 
     Raises:
         UserError: A sample cannot be rendered, or is too long and that is to fail.
@@ -142,7 +149,7 @@ def tokenize_source(
     done = 0
     for chunk in _chunks(samples):
         for located, tokens in zip(chunk, renderer.tokenize(chunk, learning), strict=True):
-            source.add(tokens, length, excess, located.where)
+            source.add(tokens, length, excess, located.where, minimum=minimum)
         done += len(chunk)
         progress(done)
     return source

@@ -73,7 +73,8 @@ def open_tekken(folder: Path, name: str) -> PreTrainedTokenizerBase:
         from mistral_common.integrations.chat_templates import chat_templates  # noqa: PLC0415
     except ImportError as error:
         raise UserError(
-            "vocabulary Tekken needs the package mistral-common: pip install 'latticeforge[mistral]'"
+            "vocabulary Tekken needs the package mistral-common; "
+            "pip install 'latticeforge[mistral]'"
         ) from error
     template = chat_templates.convert_tokenizer_to_chat_template(file)
     tokenizer: PreTrainedTokenizerBase = convert_tekken_tokenizer(str(file), template)
