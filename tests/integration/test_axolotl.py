@@ -249,7 +249,7 @@ def test_completion(store: Store) -> None:
 
 def test_segments(store: Store) -> None:
     """Nothing is added: what ends a text stands in its segments."""
-    segments = [
+    segments: list[dict[str, Any]] = [
         {"label": False, "text": "Q: 1 + 1?\n"},
         {"label": True, "text": "2<|im_end|>"},
         {"label": False, "text": "\nQ: 2 + 2?\n"},

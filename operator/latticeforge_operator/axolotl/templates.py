@@ -21,18 +21,8 @@ TEMPLATES = {
     "mistral_v3_tekken": "mistralai/Mistral-Nemo-Instruct-2407",
     "phi_3": "microsoft/Phi-3-mini-4k-instruct",
     "phi_35": "microsoft/Phi-3.5-mini-instruct",
-    "phi_4": "microsoft/phi-4",
-    "cohere": "CohereForAI/c4ai-command-r-v01",
-    "deepseek_v2": "deepseek-ai/DeepSeek-V2-Chat",
-    "deepseek_v3": "deepseek-ai/DeepSeek-V3",
-    "jamba": "ai21labs/AI21-Jamba-1.5-Mini",
-    "exaone": "LGAI-EXAONE/EXAONE-3.5-7.8B-Instruct",
-    "exaone4": "LGAI-EXAONE/EXAONE-4.0-32B",
-    "falcon_h1": "tiiuae/Falcon-H1-7B-Instruct",
-    "aya": "CohereForAI/aya-23-8B",
-    "command_a": "CohereLabs/c4ai-command-a-03-2025",
 }
-"""Axolotl's named chat templates, by a model whose tokenizer brings the template of that name."""
+"""Named chat templates, of which Axolotl keeps copies, by a model whose tokenizer brings each."""
 
 _FALLBACK = "tokenizer_default_fallback_"
 

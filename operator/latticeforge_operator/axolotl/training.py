@@ -67,12 +67,11 @@ _SCHEDULES = {
 
 def sequences_per_step(settings: Settings) -> int:
     """Axolotl's batch: sequences, or samples where it does not pack, of one optimizer step."""
-    per_process = settings["batch_size"] or (
-        settings["micro_batch_size"] * settings["gradient_accumulation_steps"]
-    )
+    micro: int = settings["micro_batch_size"]
+    accumulation: int = settings["gradient_accumulation_steps"]
     if settings["batch_size"]:
-        per_process -= per_process % settings["micro_batch_size"]
-    return max(1, per_process) * data_parallel(settings)
+        accumulation = max(1, settings["batch_size"] // micro)
+    return micro * accumulation * data_parallel(settings)
 
 
 def data_parallel(settings: Settings) -> int:
