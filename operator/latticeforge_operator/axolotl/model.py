@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from latticeforge_operator.axolotl.data import local_path
 from latticeforge_operator.axolotl.lines import Line, ignored, implied, unsupported
+from latticeforge_operator.axolotl.places import model_reference
 from latticeforge_operator.axolotl.rules import (
     Key,
     becomes,
@@ -26,16 +26,6 @@ from latticeforge_operator.axolotl.settings import (
     texts,
 )
 from latticeforge_operator.axolotl.templates import jinja_line, template_line
-
-
-def is_local_model(name: str) -> bool:
-    """Whether a model's name is a folder's path: one that no repository can have."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
-def model_reference(name: str) -> str:
-    """A model's name as the API has it."""
-    return local_path(name) if is_local_model(name) else name
 
 
 def _base_model(key: str, value: str, _settings: Settings) -> Iterable[Line]:

@@ -170,6 +170,8 @@ def test_entry(entry: dict[str, Any], expected: dict[str, Any]) -> None:
         ({**CHAT, "message_property_mappings": {"weight": "weight"}}, "message_property_mappings"),
         ({**CHAT, "roles": {"narrator": ["narrator"]}}, "roles"),
         ({**CHAT, "shards": 10}, "shards"),
+        ({**CHAT, "roles_to_train": ["narrator"]}, "roles_to_train"),
+        ({"path": "owner/data", "type": "alpaca", "data_files": ["a.csv"]}, "data_files"),
         ({**CHAT, "train_on_eos": "sometimes"}, "train_on_eos"),
         ({**CHAT, "field_thinking": "thoughts"}, "field_thinking"),
         ({**CHAT, "feild_messages": "turns"}, "feild_messages"),
@@ -250,8 +252,9 @@ def test_data_sets_with_two_templates_are_refused() -> None:
         stack_of({**LORA, "datasets": two})
 
 
-def test_data_on_other_storage_is_not_read() -> None:
-    remote = {"path": "s3://bucket/data.jsonl", "type": "alpaca"}
+@pytest.mark.parametrize("path", ["s3://bucket/data.jsonl", "https://x/y.json", "./data.csv"])
+def test_what_is_not_read_is_left_out(path: str) -> None:
+    remote = {"path": path, "type": "alpaca"}
     assert verdicts(remote)["path"] is Verdict.UNSUPPORTED
     with pytest.raises(ConfigError, match="none of them can be read"):
         stack_of({**LORA, "datasets": [remote]})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.axolotl.imports import LORA
 
-from latticeforge_operator.axolotl.data import DATASET
+from latticeforge_operator.axolotl.datasets import ENTRY
 from latticeforge_operator.axolotl.lines import Line
 from latticeforge_operator.axolotl.registry import KEYS
 from latticeforge_operator.axolotl.settings import Settings, WrongValueError
@@ -44,8 +44,7 @@ def test_every_key_stands_there_once() -> None:
 
 def test_every_key_of_a_data_set_stands_there_once() -> None:
     listed = [key for keys, _ in rows("Of an entry of `datasets`") for key in keys]
-    known = {*DATASET, "path", "type", "chat_template", "chat_template_jinja"}
-    assert sorted(listed) == sorted(known)
+    assert sorted(listed) == sorted(ENTRY)
 
 
 @pytest.mark.parametrize("title", ["Implied", "Ignored", "Unsupported"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.axolotl.imports import FULL, LORA, stack_of
 
-from latticeforge_operator.axolotl.data import DATASET
+from latticeforge_operator.axolotl.datasets import ENTRY
 from latticeforge_operator.axolotl.lines import Line
 from latticeforge_operator.axolotl.registry import KEYS, lines_of, read_settings
 from latticeforge_operator.axolotl.scope import OUT_OF_SCOPE
@@ -126,13 +126,11 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-ENTRY = st.dictionaries(
-    st.sampled_from(sorted({*DATASET, "path", "type", "chat_template", "chat_template_jinja"})),
-    JSON,
-    max_size=6,
-)
 ENTRIES = st.lists(
-    ENTRY.map(lambda entry: {"path": "a/b", "type": "chat_template", **entry}), max_size=3
+    st.dictionaries(st.sampled_from(sorted(ENTRY)), JSON, max_size=6).map(
+        lambda entry: {"path": "a/b", "type": "chat_template", **entry}
+    ),
+    max_size=3,
 )
 FEW = st.dictionaries(st.sampled_from(sorted(KEYS)), JSON, max_size=4)
 
