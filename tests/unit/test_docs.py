@@ -9,9 +9,15 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
+from pydantic import TypeAdapter
+from pydantic.alias_generators import to_camel
 
+from latticeforge_operator.api.data import Data, Fields
+from latticeforge_operator.api.tokenizer import SpecialTokens
+from latticeforge_operator.api.training import Base
 from latticeforge_operator.cli.commands import group
-from latticeforge_trainer.contract import ExitCode
+from latticeforge_trainer.contract import DataFormat, ExcessLength, ExitCode
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -98,3 +104,21 @@ def test_every_option_says_what_it_does() -> None:
         for param in command.params:
             if isinstance(param, click.Option):
                 assert param.help, f"{command.name} {param.name}"
+
+
+def test_every_field_of_a_data_set_is_explained() -> None:
+    text = (ROOT / "docs" / "training-data.md").read_text()
+    named = {*Data.model_fields, *Fields.model_fields, *SpecialTokens.model_fields}
+    words = set(re.findall(r"\w+", text))
+    assert {to_camel(name) for name in named} - words == {"weight"}  # that of a mixture
+    assert {str(kind) for kind in (*DataFormat, *ExcessLength)} <= words
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training-data.md").read_text(), re.DOTALL),
+)
+def test_snippets_are_valid(snippet: str) -> None:
+    for name, value in yaml.safe_load(snippet).items():
+        parse = {"base": Base.model_validate, "data": TypeAdapter(list[Data]).validate_python}
+        assert parse[name](value)

@@ -58,15 +58,24 @@ def _eight_bit(key: str, value: bool, _settings: Settings) -> Iterable[Line]:
     )
 
 
+def _modules(value: Any) -> str | list[str]:
+    return text(value) if isinstance(value, str) else texts(value)
+
+
+_OUTSIDE = {"embed_tokens", "lm_head", "wte"}
+
+
 def _targets(key: str, value: Any, settings: Settings) -> Iterable[Line]:
     if settings["adapter"] is None:
         yield ignored(key, "there is no adapter")
+    elif not isinstance(value, str) and set(value) & _OUTSIDE:
+        yield unsupported(key, "adapters are laid on linear layers of the decoder here")
     elif settings["lora_target_linear"] or value in ("all-linear", ["all-linear"]):
         yield implied(key, "every linear layer but the head has an adapter")
     elif isinstance(value, str):
         yield same(key, "lora.targetPattern", value)
     else:
-        yield same(key, "lora.targetModules", texts(value))
+        yield same(key, "lora.targetModules", value)
 
 
 def _all_linear(key: str, value: bool, _settings: Settings) -> Iterable[Line]:
@@ -124,7 +133,7 @@ ADAPTER: dict[str, Key] = {
     **keys("lora_r", _of_adapter("lora.rank"), counted),
     **keys("lora_alpha", _of_adapter("lora.alpha"), counted),
     **keys("lora_dropout", _of_adapter("lora.dropout", plain), number),
-    **keys("lora_target_modules", _targets),
+    **keys("lora_target_modules", _targets, _modules),
     **switches("lora_target_linear", _all_linear),
     **keys("peft_layers_to_transform", _of_adapter("lora.layers"), anything),
     **switches("peft_use_rslora", _of_adapter("lora.rankStabilized")),

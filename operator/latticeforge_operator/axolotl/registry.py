@@ -10,7 +10,7 @@ from latticeforge_operator.axolotl.adapter import ADAPTER
 from latticeforge_operator.axolotl.contradictions import check_contradictions
 from latticeforge_operator.axolotl.data import DATA
 from latticeforge_operator.axolotl.keynames import unknown_key
-from latticeforge_operator.axolotl.lines import Line, ignored
+from latticeforge_operator.axolotl.lines import Line, Verdict, ignored
 from latticeforge_operator.axolotl.model import MODEL
 from latticeforge_operator.axolotl.rules import Key
 from latticeforge_operator.axolotl.scope import SCOPE, check_scope
@@ -32,6 +32,7 @@ _COUNTING = (
     "sequence_len",
     "num_epochs",
     "lr_scheduler",
+    "warmup_ratio",
     "optimizer",
 )
 """Keys whose default has a say in the result: it is written out when the file does not set them."""
@@ -87,7 +88,8 @@ def _defaults(config: Mapping[str, Any], settings: Settings) -> Iterable[Line]:
     for name in _COUNTING:
         if name not in config:
             for line in _lines(name, settings[name], settings):
-                yield replace(line, given=False)
+                if line.verdict is not Verdict.IGNORED:
+                    yield replace(line, given=False)
 
 
 def _lines(name: str, value: Any, settings: Settings) -> Iterable[Line]:

@@ -16,6 +16,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "num_epochs": 1.0,
     "sequence_len": 512,
     "lr_scheduler": "cosine",
+    "warmup_ratio": 0.03,
     "optimizer": "adamw_torch_fused",
     "lora_dropout": 0.0,
     "output_dir": "./model-out",

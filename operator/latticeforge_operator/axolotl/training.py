@@ -148,6 +148,8 @@ def _schedule_options(key: str, value: dict[str, Any], settings: Settings) -> It
 def _warmup(key: str, value: float, settings: Settings) -> Iterable[Line]:
     if settings["lr_scheduler"] == "constant":
         yield ignored(key, "the constant schedule has no warm-up")
+    elif key == "warmup_ratio" and settings["warmup_steps"] is not None:
+        yield ignored(key, "warmup_steps decides")
     elif key == "warmup_steps" and value >= 1:
         steps = max(2, int(value))  # Axolotl makes two of one
         yield same(key, f"{_HYPER}.warmupSteps", steps)

@@ -131,6 +131,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("tokens", ["<|new|>"]),
     ("lora_model_dir", "./elsewhere"),
     ("peft_use_dora", True),
+    ("lora_target_modules", ["q_proj", "lm_head"]),
     ("peft", {"loftq_config": {"loftq_bits": 4}}),
     ("bnb_config_kwargs", {"bnb_4bit_quant_type": "fp4"}),
     ("unfrozen_parameters", ["model.layers.4[0-9].*"]),
@@ -216,6 +217,7 @@ def test_defaults_of_axolotl_are_written_out() -> None:
         "sequenceLength": 512,
         "epochs": 1,
         "schedule": "cosine",
+        "warmupRatio": "0.03",
         "optimizerStates": "FP32",
         "learningRate": "0.0001",
     }

@@ -108,7 +108,7 @@ def test_a_changed_tokenizer_reaches_prepare(
 
 
 def test_hyperparameters_reach_training() -> None:
-    given = {
+    given: dict[str, Any] = {
         "warmupSteps": 7,
         "minLearningRateRatio": "0.1",
         "adamBeta1": "0.8",

@@ -103,7 +103,8 @@ class TokenizedSource:
         count = max(1, min(round(share * len(self)), len(self) - 1)) if len(self) > 1 else 0
         order = np.random.default_rng(seed % 2**64).permutation(len(self))
         held = set(order[:count].tolist())
-        stay, away = [], []
+        stay: list[Tokens] = []
+        away: list[Tokens] = []
         for number, tokens in enumerate(self._samples):
             (away if number in held else stay).append(tokens)
         return replace(self, _samples=stay), TokenizedSource(_samples=away)

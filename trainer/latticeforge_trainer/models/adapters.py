@@ -47,7 +47,7 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """What the linear layers but the head are called within their own modules."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers
     linears = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
     return sorted({name.rpartition(".")[2] for name in linears})
 

@@ -86,11 +86,11 @@ class Changes:
         opened = open_tekken if self.spec.vocabulary == "Tekken" else open_tokenizer
         tokenizer = opened(base.folder, base.name)
         if self.spec.chat_template is not None:
+            source = None
             if self.model is not None:
                 self.model.bring_small()
-            tokenizer.chat_template = template_text(
-                self.spec.chat_template, self.model and self.model.folder
-            )
+                source = self.model.folder
+            tokenizer.chat_template = template_text(self.spec.chat_template, source)
         if self.spec.special_tokens is not None:
             set_special_tokens(tokenizer, self.spec.special_tokens, base.name)
         tokenizer.save_pretrained(folder)

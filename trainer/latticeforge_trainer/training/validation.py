@@ -51,7 +51,7 @@ class Validation:
         data = PackedData(folder / VALIDATION)
         steps = {min(bisect_left(plan.ends, end) + 1, plan.steps) for end in epoch_ends}
         shared = BatchPlan([len(data)], plan.micro_batch, plan.rank, plan.world)
-        targets = count_targets(data, range(len(data)))
+        targets = count_targets(data, list(range(len(data))))
         return cls(data, shared, frozenset({*steps, plan.steps}), targets)
 
     @torch.no_grad()
