@@ -52,6 +52,10 @@ ENTRIES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"source": "owner/chats", "format": "Chat", "fields": {"role": "from", "content": "value"}},
     ),
     (
+        {**CHAT, "field_messages": "messages", "field_tools": "tools"},
+        {"source": "owner/chats", "format": "Chat"},
+    ),
+    (
         {**CHAT, "roles": {"assistant": ["gpt", "model"], "user": ["user"]}},
         {"source": "owner/chats", "format": "Chat", "roles": {"assistant": ["gpt", "model"]}},
     ),

@@ -224,6 +224,15 @@ def test_defaults_of_axolotl_are_written_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("says", "shown"),
+    [({}, True), ({"warmup_steps": 5}, False), ({"lr_scheduler": "constant"}, False)],
+)
+def test_a_default_that_does_not_count_is_not_shown(says: dict[str, Any], shown: bool) -> None:
+    keys = [line.key for line in read({**LORA, **says}).lines if not line.given]
+    assert ("warmup_ratio" in keys) is shown
+
+
+@pytest.mark.parametrize(
     ("misspelt", "meant"),
     [
         ("learning_rat", "learning_rate"),
