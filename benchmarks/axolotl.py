@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from latticeforge_operator.api import StackedTrainingSpec
 from latticeforge_operator.axolotl.lines import Verdict
 from latticeforge_operator.axolotl.registry import lines_of, read_settings
 from latticeforge_operator.axolotl.scope import OUT_OF_SCOPE
 from latticeforge_operator.axolotl.settings import ConfigError
+from latticeforge_operator.axolotl.stack import Config, Options, build_stack
 
 FAMILIES = ("llama", "qwen", "mistral", "gemma")
 METHODS = {
@@ -66,12 +69,17 @@ def apart(config: dict[str, Any]) -> str | None:
 
 
 def faults(config: dict[str, Any]) -> list[str]:
-    """What keeps a config from being imported."""
+    """What keeps a config from being imported as a stack that the API accepts."""
     try:
-        lines = lines_of(config, read_settings(config, gpus=1))
-    except ConfigError as error:
+        settings = read_settings(config, gpus=1)
+        lines = lines_of(config, settings)
+        unsupported = [line for line in lines if line.verdict is Verdict.UNSUPPORTED]
+        if not unsupported:
+            stack = build_stack([Config("sft", settings, lines)], Options())
+            StackedTrainingSpec.model_validate(stack.manifest["spec"])
+    except (ConfigError, ValidationError) as error:
         return [str(error)]
-    return [f"{x.key}: {x.sentence}" for x in lines if x.verdict is Verdict.UNSUPPORTED]
+    return [f"{line.key}: {line.sentence}" for line in unsupported]
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ DATA: dict[str, Key] = {
         decided("data is packed before training, and read from memory-mapped arrays"),
     ),
     **keys("dataloader_drop_last", decided("every sample of an epoch is learned from")),
-    **keys("remove_unused_columns", decided("columns without use are never loaded")),
+    **keys("remove_unused_columns", decided("columns without use are left alone")),
     **keys("total_num_tokens total_supervised_tokens", decided("counted exactly by prepare")),
     **keys("hf_use_auth_token", decided("HF_TOKEN is used where it is set")),
 }

@@ -114,7 +114,10 @@ SURROUNDINGS: dict[str, Key] = {
         "generation_do_sample lm_eval_tasks lm_eval_batch_size lm_eval_post_train lm_eval_model",
         harmless(_EVALUATED),
     ),
-    **keys("gc_steps torch_empty_cache_steps gc_collect_steps", decided("memory is kept in hand")),
+    **keys(
+        "gc_steps torch_empty_cache_steps gc_collect_steps",
+        decided("memory that a step frees is kept for the next"),
+    ),
     **keys(
         "gradio_title gradio_share gradio_server_name gradio_server_port gradio_max_new_tokens "
         "gradio_temperature",
