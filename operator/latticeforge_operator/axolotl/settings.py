@@ -29,12 +29,14 @@ class ConfigError(Exception):
     """The config is wrong; the message says what to write instead.
 
     Attributes:
-        key: The key at fault, as `datasets[0].path`; empty: the file as a whole.
+        key: The key at fault, as `datasets[0].path`.
+        sentence: What is wrong with it.
+        config: The name of the config, where several are put together.
     """
 
-    def __init__(self, key: str, sentence: str) -> None:
-        super().__init__(f"{key}: {sentence}" if key else sentence)
-        self.key = key
+    def __init__(self, key: str, sentence: str, config: str = "") -> None:
+        super().__init__(f"{key}: {sentence}")
+        self.key, self.sentence, self.config = key, sentence, config
 
 
 class WrongValueError(ValueError):

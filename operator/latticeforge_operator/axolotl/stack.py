@@ -74,17 +74,17 @@ def build_stack(configs: Sequence[Config], options: Options) -> Stack:
     """Put configs together.
 
     Raises:
-        ConfigError: Two settings contradict each other, or no data set is left. `key` is empty when
-            the fault lies between two configs.
+        ConfigError: Two settings contradict each other, a config does not follow the one before it,
+            or no data set is left; says of which config.
     """
-    placed = [_in_stack(configs, index) for index in range(len(configs))]
     builder = _Builder()
-    for index, config in enumerate(placed):
-        builder.set(("spec", "stages", index, "name"), config.name, "")
-        for line in config.lines:
-            builder.add(line, index)
-    if any("data" not in stage for stage in builder.spec["stages"]):
-        raise ConfigError("datasets", "none of them can be read")
+    placed = []
+    for index, config in enumerate(configs):
+        try:
+            placed.append(_in_stack(configs, index))
+            builder.add_stage(index, placed[-1])
+        except ConfigError as error:
+            raise ConfigError(error.key, error.sentence, config.name) from error
     _add_surroundings(builder, placed, options)
     return Stack(builder.manifest, builder.notes, placed)
 
@@ -115,6 +115,13 @@ class _Builder:
             "spec": self.spec,
         }
         self.notes: dict[Path, str] = {}
+
+    def add_stage(self, number: int, config: Config) -> None:
+        self.set(("spec", "stages", number, "name"), config.name, "")
+        for line in config.lines:
+            self.add(line, number)
+        if "data" not in self.spec["stages"][number]:
+            raise ConfigError("datasets", "none of them can be read")
 
     def add(self, line: Line, stage: int) -> None:
         for dotted, value in line.fields.items():

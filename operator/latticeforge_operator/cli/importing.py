@@ -38,8 +38,8 @@ class _File:
         return f"{self.path}:{self.document.line_of(_path(key))}"
 
     def error(self, error: ConfigError) -> CommandError:
-        place = self.at(error.key) if error.key else str(self.path)
-        return CommandError(f"{place}: {error}")
+        """What is said of a fault."""
+        return CommandError(f"{self.at(error.key)}: {error}")
 
 
 def import_axolotl(
@@ -57,16 +57,35 @@ def import_axolotl(
     Raises:
         CommandError: A config is wrong, or the stack would be another training than it asks for.
     """
+    _check_name(options.name)
     files = [_read(path) for path in paths]
-    stack = _stack(files, options)
-    stack = _checked(files, stack)
-    click.echo(report(stack, [path.name for path in paths], form), err=True, nl=False)
-    _check_supported(files, stack, allow_unsupported)
-    text = manifest_text(stack, [path.name for path in paths], options)
+    names = [path.name for path in paths]
+    stack = _checked(files, _stack(files, options))
+    click.echo(report(stack, names, form), err=True, nl=False)
+    faults = [] if allow_unsupported else _unsupported(files, stack)
+    if faults and form == "json":
+        raise click.exceptions.Exit(1)  # the report says it, and nothing but JSON may follow
+    if faults:
+        advice = "the result would be another; --allow-unsupported imports the rest"
+        raise CommandError("\n".join([*faults, advice]))
+    _write(manifest_text(stack, names, options), output)
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) is None:
+        raise CommandError(
+            f"--name {name}: must be lowercase letters, digits and dashes, at most 63"
+        )
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
-    else:
+        return
+    try:
         output.write_text(text)
+    except OSError as error:
+        raise CommandError(f"{output}: {error.strerror}") from error
 
 
 def manifest_text(stack: Stack, names: Sequence[str], options: Options) -> str:
@@ -152,7 +171,7 @@ def _stack(files: Sequence[_File], options: Options) -> Stack:
     try:
         return build_stack(configs, options)
     except ConfigError as error:
-        raise files[-1].error(error) from error
+        raise files[names.index(error.config)].error(error) from error
 
 
 def _config(file: _File, name: str, gpus: int) -> Config:
@@ -175,24 +194,20 @@ def _checked(files: Sequence[_File], stack: Stack) -> Stack:
 
 
 def _fault(files: Sequence[_File], stack: Stack, path: tuple[str | int, ...], sentence: str) -> str:
-    note = stack.notes.get(("spec", *path), "").partition(",")[0]
+    key = stack.notes.get(("spec", *path), "").partition(", ")[0]
     file = files[path[1]] if path[:1] == ("stages",) and isinstance(path[1], int) else files[0]
-    place = file.at(note) if note else str(file.path)
-    return f"{place}: {note or dotted(('spec', *path))}: {sentence}"
+    if key and _path(key) in file.document.lines:
+        return f"{file.at(key)}: {key}: {sentence}"
+    return f"{file.path}: {dotted(('spec', *path))}: {sentence}"
 
 
-def _check_supported(files: Sequence[_File], stack: Stack, allowed: bool) -> None:
-    faults = [
+def _unsupported(files: Sequence[_File], stack: Stack) -> list[str]:
+    return [
         f"{file.at(line.key)}: {line.key}: {line.sentence}"
         for file, config in zip(files, stack.configs, strict=True)
         for line in config.lines
         if line.verdict is Verdict.UNSUPPORTED
     ]
-    if faults and not allowed:
-        raise CommandError(
-            "\n".join(faults)
-            + "\nthe result would be another; --allow-unsupported imports the rest"
-        )
 
 
 def _path(key: str) -> tuple[str | int, ...]:

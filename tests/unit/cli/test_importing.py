@@ -110,6 +110,38 @@ def test_unsupported_keys_are_refused_line_by_line(tmp_path: Path) -> None:
     assert "--allow-unsupported imports the rest" in result.stderr
 
 
+def test_a_refused_report_in_json_is_nothing_but_json(tmp_path: Path) -> None:
+    result = run(config_file(tmp_path, CONFIG + "peft_use_dora: true\n"), "--report", "json")
+    assert result.exit_code == 1
+    assert "unsupported" in {record["verdict"] for record in json.loads(result.stderr)}
+
+
+def test_a_fault_between_configs_is_said_of_the_one_that_has_it(tmp_path: Path) -> None:
+    first = config_file(tmp_path, CONFIG, "first.yaml")
+    other = config_file(tmp_path, CONFIG.replace("owner/model", "other/model"), "other.yaml")
+    result = run(first, "--then", other, "--then", first)
+    assert f"{other}:1: base_model: other/model is neither" in result.stderr
+    remote = CONFIG.replace("owner/data", "s3://bucket")
+    result = run(config_file(tmp_path, remote, "remote.yaml"), "--then", first)
+    assert "remote.yaml:6: datasets: none of them can be read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--name", "Elle 72B"], "--name Elle 72B: must be lowercase letters"),
+        (["--storage", "big"], "spec.storage.size: 'big': must be a Kubernetes quantity"),
+        (["--budget", "much"], "spec.budget.limit: 'much': must be a non-negative decimal"),
+        (["-o", "missing/stack.yaml"], "missing/stack.yaml: No such file or directory"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_wrong_options(tmp_path: Path, options: list[str], sentence: str) -> None:
+    result = run(config_file(tmp_path), *options)
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+
+
 def test_unsupported_keys_can_be_left_out(tmp_path: Path) -> None:
     result = run(config_file(tmp_path, CONFIG + "peft_use_dora: true\n"), "--allow-unsupported")
     assert result.exit_code == 0
