@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from tests.fixtures.tiny_model import make_tokenizer
+from tokenizers import processors
 
 from latticeforge_operator.api import StackedTrainingSpec
 from latticeforge_operator.axolotl.registry import lines_of, read_settings
@@ -261,6 +262,32 @@ def test_segments(store: Store) -> None:
         datasets=[{"path": "./rows.jsonl", "type": "input_output"}],
     )
     assert samples_of(data) == [labelled(*((s["text"], s["label"]) for s in segments))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "opened"),
+    [
+        ("alpaca", ALPACA[0], True),
+        ("completion", {"text": "short"}, True),
+        ("input_output", {"segments": [{"label": True, "text": "no opening"}]}, False),
+    ],
+)
+def test_a_token_that_opens_texts(
+    store: Store, kind: str, row: dict[str, Any], opened: bool
+) -> None:
+    """Where the tokenizer opens every text with a token, a sample has one, and it is no target."""
+    opening = make_tokenizer()
+    opening.bos_token = "<|endoftext|>"
+    number = opening.convert_tokens_to_ids("<|endoftext|>")
+    opening.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", number)]
+    )
+    opening.save_pretrained(store.root / "base")
+    [(ids, labels)] = samples_of(
+        prepared(store, [row], datasets=[{"path": "./rows.jsonl", "type": kind}])
+    )
+    assert [at for at, token in enumerate(ids) if token == number] == ([0] if opened else [])
+    assert labels[0] == IGNORED
 
 
 @pytest.mark.parametrize(("strategy", "kept"), [(None, 1), ("drop", 1), ("truncate", 2)])
