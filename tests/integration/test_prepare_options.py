@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,28 @@ def test_a_base_that_was_removed_is_made_again(store: Store) -> None:
     assert not reused
     assert again == result
     assert (folder / "model.safetensors").resolve() == store.root / "base" / "model.safetensors"
+
+
+def test_the_bases_own_files_are_never_written_to(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = TokenizerChanges(chat_template=ChatTemplate(preset="ChatML"))
+    (store.root / "base" / "merges.txt").write_text("the base's")
+    result, tokenizer = changed(store, changes)
+    folder = store.resolve(result.base.path)
+    assert folder is not None
+    assert (folder / "merges.txt").read_text() == "the base's"
+    save = type(tokenizer).save_pretrained
+
+    def save_more(self: Any, target: str) -> None:
+        save(self, target)
+        (Path(target) / "merges.txt").write_text("the tokenizer's")
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", save_more)
+    shutil.rmtree(store.path(result.artifact))
+    assert not run(store, config_of(more={"tokenizer": changes}))[1]
+    assert (folder / "merges.txt").read_text() == "the tokenizer's"
+    assert (store.root / "base" / "merges.txt").read_text() == "the base's"
 
 
 def test_a_special_token_must_be_in_the_vocabulary(store: Store) -> None:

@@ -159,8 +159,17 @@ def test_learning_every_turn_leaves_out_what_the_template_adds(contents: list[st
     assert target_text(tokens) == [f"{content}<|im_end|>" for content in contents]
 
 
-def test_a_template_that_drops_what_is_to_be_learned_is_refused() -> None:
-    template = CHATML.replace("{{ message['content'] }}", "{{ message['content'] | upper }}")
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{{ message['content'] | upper }}",
+        "{{ message['content'] | length }}: {{ message['content'] }}",
+        "{{ message['content'] }} ({{ message['content'] | length }})",
+    ],
+    ids=["changed", "told before", "told after"],
+)
+def test_a_template_that_does_more_with_what_is_to_be_learned_is_refused(content: str) -> None:
+    template = CHATML.replace("{{ message['content'] }}", content)
     learning = Learning(frozenset({"user"}))
     with pytest.raises(UserError, match="here: the chat template renders message 1 differently"):
         rendered(chat("Hi"), make_tokenizer(template), learning)

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from latticeforge_trainer.artifacts import Store, write_atomically
 from latticeforge_trainer.contract import TokenizerChanges, digest_of
@@ -23,6 +24,9 @@ from latticeforge_trainer.models.tokenizers import (
     set_special_tokens,
     template_text,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GENERATION = "generation_config.json"
 
@@ -93,7 +97,7 @@ class Changes:
             tokenizer.chat_template = template_text(self.spec.chat_template, source)
         if self.spec.special_tokens is not None:
             set_special_tokens(tokenizer, self.spec.special_tokens, base.name)
-        tokenizer.save_pretrained(folder)
+        _save(tokenizer, folder)
         kept = [n for n in base.small if not any(fnmatch(n, pattern) for pattern in _REWRITTEN)]
         self._link(base, {*kept} - {GENERATION}, store)
         generation = _generation_config(base.folder / GENERATION, tokenizer.eos_token_id)
@@ -109,8 +113,16 @@ class Changes:
         inside = base.folder.is_relative_to(store.root)  # the volume may be mounted elsewhere later
         for name in names:
             source = base.folder / name
-            if not (folder / name).is_symlink():
+            if not os.path.lexists(folder / name):
                 (folder / name).symlink_to(os.path.relpath(source, folder) if inside else source)
+
+
+def _save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer's files over whatever is there; a link is replaced, not followed."""
+    with TemporaryDirectory(dir=folder.parent) as staging:
+        tokenizer.save_pretrained(staging)
+        for path in Path(staging).iterdir():
+            path.replace(folder / path.name)
 
 
 def _generation_config(path: Path, end: int | None) -> bytes:
