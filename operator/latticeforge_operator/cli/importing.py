@@ -92,6 +92,8 @@ def manifest_text(stack: Stack, names: Sequence[str], options: Options) -> str:
     """The StackedTraining as a commented file."""
     assumed = "" if options.gpus else "; its batch is that of one GPU (--gpus says another number)"
     header = [f"Imported from {' and '.join(names)} by `latticeforge import axolotl`{assumed}."]
+    if "publish" not in stack.manifest["spec"]:
+        header.append("Without a hub_model_id nothing is published: the result stays in the store.")
     for config, name in zip(stack.configs, names, strict=True):
         header += [
             f"Not imported from {name}: {line.key}: {line.sentence}"

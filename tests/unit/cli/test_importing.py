@@ -55,6 +55,14 @@ def test_a_config_alone_is_trained_with_the_batch_of_one_gpu(tmp_path: Path) -> 
     assert "compute" not in yaml.safe_load(result.stdout)["spec"]
 
 
+def test_it_says_whether_the_result_is_published(tmp_path: Path) -> None:
+    said = "# Without a hub_model_id nothing is published"
+    assert said in run(config_file(tmp_path)).stdout
+    published = run(config_file(tmp_path, CONFIG + "hub_model_id: me/model\n"))
+    assert said not in published.stdout
+    assert yaml.safe_load(published.stdout)["spec"]["publish"]["repository"] == "me/model"
+
+
 def test_what_is_written_runs(tmp_path: Path) -> None:
     """Every field has its key beside it, and other YAML readers see text where the API wants it."""
     output = tmp_path / "stack.yaml"
