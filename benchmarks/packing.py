@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from latticeforge_trainer.data.mixing import mixed_epochs
 from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.data.packing import pack_epoch, write_packed
-from latticeforge_trainer.data.rendering import TokenizedSource, Tokens
+from latticeforge_trainer.data.tokenized import TokenizedSource, Tokens
 from latticeforge_trainer.training.batches import PackedSequences, make_micro_batch
 from latticeforge_trainer.training.loss import TargetLoss
 

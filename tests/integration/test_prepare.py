@@ -15,17 +15,14 @@ from typing import Any
 
 import pytest
 from tests.fixtures.hub_server import Fault, HubServer
+from tests.fixtures.preparing import CHATS, Sent, config_of, make_store, run, write_rows
 
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import (
     DataSource,
     ExitCode,
     Method,
-    ModelSource,
-    PrepareConfig,
-    PreparePayload,
     PrepareResult,
-    PrepareRuntime,
     Progress,
     PublishPayload,
     Recipe,
@@ -37,84 +34,23 @@ from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.data.sources import locate_source
 from latticeforge_trainer.errors import NetworkError, UserError
 from latticeforge_trainer.models.base import fingerprint, locate_base
-from latticeforge_trainer.progress import Reporter
 from latticeforge_trainer.publishing import failures
 from latticeforge_trainer.steps import prepare
 
-CHATS = [
-    {
-        "messages": [
-            {"role": "user", "content": f"{a} + 2?"},
-            {"role": "assistant", "content": str(a + 2)},
-        ]
-    }
-    for a in range(20)
-]
 # Per layer: q, k and v with biases, o; gate, up, down; two norms.
 _LAYER = 128 * 128 + 128 + 2 * (128 * 64 + 64) + 128 * 128 + 3 * 128 * 256 + 2 * 128
 PARAMETERS = 2 * 288 * 128 + 2 * _LAYER + 128
 TRAINED = TrainResult(steps=1, tokens=1, first_loss=2, final_loss=1, seconds=1, tokens_per_second=1)
 
 
-class Sent:
-    """A sink that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.messages: list[Progress] = []
-
-    def send(self, progress: Progress) -> None:
-        self.messages.append(progress)
-
-
 @pytest.fixture
 def store(tmp_path: Path, tiny_model: Path) -> Store:
-    """A store with the tiny model in ./base and chats in ./chats.jsonl."""
-    root = tmp_path / "store"
-    root.mkdir()
-    shutil.copytree(tiny_model, root / "base")
-    write_rows(root / "chats.jsonl", CHATS)
-    return Store(root)
+    return make_store(tmp_path / "store", tiny_model)
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "_backoff", lambda _: 0.01)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def config_of(
-    *data: DataSource | str,
-    base: str = "./base",
-    length: int = 64,
-    epochs: float = 1,
-    method: Method = Method.LORA,
-    **runtime: Any,
-) -> PrepareConfig:
-    sources = [DataSource(source=d) if isinstance(d, str) else d for d in data]
-    payload = PreparePayload(
-        base=ModelSource(model=base),
-        data=sources or [DataSource(source="./chats.jsonl")],
-        sequence_length=length,
-        epochs=epochs,
-    )
-    return PrepareConfig(
-        training="default/t",
-        stage="math",
-        digest=step_digest(StepKind.PREPARE, payload.to_json(), []),
-        payload=payload,
-        runtime=PrepareRuntime(method=method, **runtime),
-    )
-
-
-def run(
-    store: Store, config: PrepareConfig, sink: Sent | None = None
-) -> tuple[PrepareResult, bool]:
-    reporter = Reporter(StepKind.PREPARE, config.digest, sink or Sent(), interval=0)
-    return prepare.run(config, store, reporter)
 
 
 # --- what it leaves behind ---------------------------------------------------------------------
@@ -189,11 +125,11 @@ def test_what_it_read_decides_the_digest(store: Store, change: Callable[[Path], 
     config = config_of()
     base = locate_base(config.payload.base, store)
     sources = [locate_source(s, store) for s in config.payload.data]
-    before = prepare.artifact_digest(config.payload, base, sources)
+    before = prepare.artifact_digest(config.payload, base, sources, None)
     change(store.root)
     base = locate_base(config.payload.base, store)
     sources = [locate_source(s, store) for s in config.payload.data]
-    assert prepare.artifact_digest(config.payload, base, sources) != before
+    assert prepare.artifact_digest(config.payload, base, sources, None) != before
 
 
 def test_a_readme_does_not_change_the_models_fingerprint(store: Store) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.fixtures.training import StepProcess, losses, run, train_config, write_data
+from tests.fixtures.training import (
+    StepProcess,
+    losses,
+    run,
+    train_config,
+    validation_losses,
+    write_data,
+)
 from torch.nn.utils import parameters_to_vector
 
 from latticeforge_trainer.artifacts import Store
@@ -21,7 +28,8 @@ def test_two_processes_train_as_one_and_stop_and_resume_together(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     store = Store(tmp_path)
-    data = write_data(store, sequences=47)  # neither steps nor processes divide it
+    # Neither steps nor processes divide them.
+    data = write_data(store, sequences=47, epoch_ends=[23, 47], held_out=5)
     alone = train_config(store, tiny_model, data=data, strategy={"precision": "bf16"})
     run(alone, store)
     cut = {"precision": "bf16", "processes": 2, "zero_stage": 3}
@@ -40,6 +48,9 @@ def test_two_processes_train_as_one_and_stop_and_resume_together(
     assert f"step {resumed + 1:>2}/12" in log or resumed == 12
     together = losses(store, config.digest)
     assert together == pytest.approx(losses(store, alone.digest), rel=5e-3)
+    held_out = validation_losses(store, config.digest)
+    assert held_out == pytest.approx(validation_losses(store, alone.digest), rel=5e-3)
+    assert list(held_out) == [6, 12]
     # Single weights may differ: AdamW enlarges the rounding of gradients that are nearly zero.
     start, one, two = (
         parameters_to_vector(load_model(folder)[0].parameters()).float()

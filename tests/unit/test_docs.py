@@ -6,12 +6,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
+from pydantic import TypeAdapter
+from pydantic.alias_generators import to_camel
 
+from latticeforge_operator.api.data import Data, Fields
+from latticeforge_operator.api.tokenizer import SpecialTokens
+from latticeforge_operator.api.training import Base
 from latticeforge_operator.cli.commands import group
-from latticeforge_trainer.contract import ExitCode
+from latticeforge_trainer.contract import DataFormat, ExcessLength, ExitCode
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -47,6 +54,8 @@ def test_make_targets_exist(path: Path) -> None:
 def test_commands_and_their_options_exist(path: Path) -> None:
     for name, rest in re.findall(r"`latticeforge ([a-z]+)([^`]*)`", path.read_text()):
         command = group.commands[name]
+        if isinstance(command, click.Group) and rest.split():
+            command = command.commands[rest.split()[0]]
         known = {option for param in command.params for option in param.opts}
         assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= known
 
@@ -86,8 +95,30 @@ def test_help_costs_no_heavy_import() -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    for name, command in group.commands.items():
-        assert command.help, name
+    nested = [c for c in group.commands.values() if isinstance(c, click.Group)]
+    for command in [*group.commands.values(), *(c for g in nested for c in g.commands.values())]:
+        assert command.help, command.name
         for param in command.params:
             if isinstance(param, click.Option):
-                assert param.help, f"{name} {param.name}"
+                assert param.help, f"{command.name} {param.name}"
+
+
+def test_every_field_of_a_data_set_is_explained() -> None:
+    text = (ROOT / "docs" / "training-data.md").read_text()
+    named = {*Data.model_fields, *Fields.model_fields, *SpecialTokens.model_fields}
+    words = set(re.findall(r"\w+", text))
+    assert {to_camel(name) for name in named} <= words
+    assert {str(kind) for kind in (*DataFormat, *ExcessLength)} <= words
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training-data.md").read_text(), re.DOTALL),
+)
+def test_snippets_are_valid(snippet: str) -> None:
+    models: dict[str, TypeAdapter[Any]] = {
+        "base": TypeAdapter(Base),
+        "data": TypeAdapter(list[Data]),
+    }
+    for name, value in yaml.safe_load(snippet).items():
+        assert models[name].validate_python(value)

@@ -95,12 +95,20 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sequences_per_step(global_batch_tokens: int, sequence_length: int) -> int:
+    """Packed sequences of an optimizer step, over all processes."""
+    return max(1, global_batch_tokens // sequence_length)
+
+
 def step_digest(kind: StepKind, payload: dict[str, Any], inputs: list[str]) -> str:
     """The digest of a step's result, from its payload and the digests of its inputs."""
     return digest_of(TRAINER_VERSION, kind.value, payload, inputs)
 
 
 # --- payloads: everything that can change a result --------------------------------------------
+#
+# A field that is added later is None when it changes nothing: None is not part of a digest, so what
+# was made before it is found again.
 
 
 class ModelSource(Contract):
@@ -110,6 +118,88 @@ class ModelSource(Contract):
     revision: str = "main"
 
 
+class SpecialTokens(Contract):
+    """Tokens of the vocabulary to be the tokenizer's special ones; None: its own."""
+
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+    unk: str | None = None
+
+
+class ChatTemplate(Contract):
+    """A chat template: its text, the name of a preset, or the model that has it."""
+
+    jinja: str | None = None
+    preset: Literal["ChatML"] | None = None
+    model: ModelSource | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ChatTemplate:
+        if sum(value is not None for value in (self.jinja, self.preset, self.model)) != 1:
+            raise ValueError("chatTemplate needs one of jinja, preset and model")
+        return self
+
+
+class TokenizerChanges(Contract):
+    """What differs from the base's own tokenizer, in training and in the finished model."""
+
+    vocabulary: Literal["Tekken"] | None = None
+    """`Tekken`: Mistral's `tekken.json`, with its own chat template; None: `tokenizer.json`."""
+    chat_template: ChatTemplate | None = None
+    special_tokens: SpecialTokens | None = None
+
+
+class DataFormat(StrEnum):
+    """What a row of a data set is."""
+
+    CHAT = "Chat"
+    COMPLETION = "Completion"
+    ALPACA = "Alpaca"
+    TEXT = "Text"
+    SEGMENTS = "Segments"
+
+
+COLUMNS: dict[DataFormat, dict[str, str]] = {
+    DataFormat.CHAT: {
+        "messages": "messages",
+        "role": "role",
+        "content": "content",
+        "tools": "tools",
+        "system": "system",
+    },
+    DataFormat.COMPLETION: {"prompt": "prompt", "completion": "completion"},
+    DataFormat.ALPACA: {
+        "instruction": "instruction",
+        "input": "input",
+        "output": "output",
+        "system": "system",
+    },
+    DataFormat.TEXT: {"text": "text"},
+    DataFormat.SEGMENTS: {"segments": "segments"},
+}
+"""The columns (of a chat's messages: the keys) of each format, by the field that renames them."""
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+"""Who speaks in a chat. A prompt is the user's, its completion the assistant's."""
+
+
+class PromptTemplate(Contract):
+    """An instruction as a prompt, with `{instruction}`, `{input}` and `{system}` in it."""
+
+    with_input: str
+    without_input: str
+
+
+class ExcessLength(StrEnum):
+    """What becomes of a sample that is longer than a sequence."""
+
+    TRUNCATE = "Truncate"
+    SPLIT = "Split"
+    DROP = "Drop"
+    FAIL = "Fail"
+
+
 class DataSource(Contract):
     """One data set of a stage's mixture."""
 
@@ -117,7 +207,28 @@ class DataSource(Contract):
     revision: str = "main"
     subset: str | None = None
     split: str = "train"
+    """With a slice, as in `train[:20%]`, only those rows."""
     weight: float = Field(default=1.0, gt=0)
+    files: list[str] | None = None
+    """Patterns of the files to read, instead of those that subset and split name."""
+    format: DataFormat | None = None
+    """None: by the columns of each file's first row."""
+    fields: dict[str, str] | None = None
+    """Names of columns that differ from `COLUMNS`."""
+    roles: dict[Role, list[str]] | None = None
+    """More names of the roles in a chat."""
+    prompt_template: PromptTemplate | None = None
+    """Of Alpaca rows; None: that of Stanford Alpaca."""
+    train_on: list[Role] | None = None
+    """Whose tokens are learned; None: the assistant's."""
+    train_on_end: Literal["Turn", "All", "Last", "Never"] | None = None
+    """Which ends of turns are learned; None: those of learned turns."""
+    excess_length: ExcessLength | None = None
+    """None: Truncate."""
+    minimum_length: int | None = Field(default=None, gt=1)
+    """Tokens of the shortest sample that is kept; None: all are."""
+    drop_system: bool | None = None
+    """Whether the system turn that a chat opens with is taken out."""
 
 
 class PreparePayload(Contract):
@@ -125,10 +236,27 @@ class PreparePayload(Contract):
 
     kind: Literal["prepare"] = "prepare"
     base: ModelSource
+    tokenizer: TokenizerChanges | None = None
     data: Annotated[list[DataSource], Field(min_length=1)]
+    mixing: Literal["concatenate"] | None = None
+    """`concatenate`: every sample once per epoch; None: in proportion to the weights."""
     sequence_length: int = Field(gt=0)
     epochs: float = Field(gt=0)
     seed: int = 0
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps to prepare, whatever `epochs` says; needs a size of a step."""
+    step_sequences: int | None = Field(default=None, gt=0)
+    """Packed sequences of a step; only to count `steps`."""
+    step_samples: int | None = Field(default=None, gt=0)
+    """Samples of a step, packed step by step; None: steps are cut from packed sequences."""
+    validation_share: float | None = Field(default=None, gt=0, lt=1)
+    """Share of every source's samples that is held out from training."""
+
+    @model_validator(mode="after")
+    def _steps_have_a_size(self) -> PreparePayload:
+        if self.steps and not (self.step_sequences or self.step_samples):
+            raise ValueError("steps needs stepSequences or stepSamples")
+        return self
 
 
 class LoRASettings(Contract):
@@ -137,8 +265,10 @@ class LoRASettings(Contract):
     rank: int = Field(default=16, gt=0)
     alpha: float = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: list[str] | None = None
-    """Names of linear layers; None: every linear layer but the head."""
+    target_modules: list[str] | str | None = None
+    """Names of linear layers, or one pattern of whole names; None: every one but the head."""
+    layers: list[int] | None = None
+    """Decoder layers that get an adapter, from 0; None: all."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank."""
     base_dtype: Literal["fp8"] | None = None
@@ -158,15 +288,23 @@ class TrainPayload(Contract):
     learning_rate: float = Field(gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """None: `warmup_ratio` decides."""
+    min_learning_rate_ratio: float | None = Field(default=None, gt=0, le=1)
+    """What the schedule falls to, as a share of the peak; None: zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_epsilon: float | None = Field(default=None, gt=0)
+    """None: 1e-8."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     optimizer_states: Literal["fp32", "int8"] = "fp32"
     """How AdamW's moments are held; `int8` is smaller, and lossy."""
     sequence_length: int = Field(gt=0)
     global_batch_tokens: int = Field(gt=0)
     """Tokens per optimizer step; rounded down to whole sequences, at least one."""
+    neftune_noise_alpha: float | None = Field(default=None, gt=0)
+    """Size of the noise on embeddings in training; None: no noise."""
     lora: LoRASettings | None = None
     continue_adapter: bool = False
     """Start from the previous stage's adapter instead of a fresh one."""
@@ -187,7 +325,7 @@ class TrainPayload(Contract):
     @property
     def sequences_per_step(self) -> int:
         """Packed sequences per optimizer step, over all processes."""
-        return max(1, self.global_batch_tokens // self.sequence_length)
+        return sequences_per_step(self.global_batch_tokens, self.sequence_length)
 
 
 class MergePayload(Contract):
@@ -331,11 +469,14 @@ class ModelRef(Contract):
     base_revision: str
     artifact: str | None = None
     adapter: str | None = None
+    tokenizer: str | None = None
+    """A digest of what differs from the base's own tokenizer; None: nothing."""
 
     @property
     def identity(self) -> str:
-        """A digest of exactly these weights; scores of one identity are computed once."""
-        return digest_of(self.base_revision, self.artifact, self.adapter)
+        """A digest of exactly this model; scores of one identity are computed once."""
+        changed = [] if self.tokenizer is None else [self.tokenizer]
+        return digest_of(self.base_revision, self.artifact, self.adapter, *changed)
 
 
 class EvaluateRuntime(Contract):
@@ -443,6 +584,8 @@ class ModelFacts(Contract):
     """Its folder: absolute, or relative to the store's root."""
     revision: str
     """The commit, or a fingerprint of a local folder."""
+    tokenizer: str | None = None
+    """A digest of what differs from its own tokenizer; None: nothing."""
     architecture: str
     parameters: int
     hidden_size: int
@@ -461,9 +604,13 @@ class DataFacts(Contract):
     samples: int
     tokens: int
     truncated: int = 0
-    """Samples cut at the sequence length."""
+    """Samples cut, or split, at the sequence length."""
+    dropped: int = 0
+    """Samples left out because they are longer, or too short."""
     skipped: int = 0
     """Samples with nothing to learn from."""
+    held_out: int = 0
+    """Samples kept for validation."""
 
 
 class PrepareResult(Contract):
@@ -480,6 +627,8 @@ class PrepareResult(Contract):
     """Real (non-padding) tokens over all epochs."""
     target_tokens: int
     """Tokens that the loss is taken on."""
+    validation_tokens: int | None = None
+    """Real tokens held out for validation; None: no samples are."""
     found: dict[str, StepResult] = {}
     """Results of later steps that are already complete in the store, by digest."""
 
@@ -498,6 +647,12 @@ class PhaseTimes(Contract):
     optimizer: float | None = None
     """With what processes exchange outside of forward and backward."""
     checkpoint: float | None = None
+    validation: float | None = None
+
+    @property
+    def aside(self) -> float:
+        """The sum over what is no part of a step itself."""
+        return (self.checkpoint or 0.0) + (self.validation or 0.0)
 
 
 class Speed(Contract):
@@ -524,6 +679,8 @@ class TrainResult(Speed):
     tokens: int
     first_loss: float
     final_loss: float
+    validation_loss: float | None = None
+    """Of the finished model, on the samples held out; None: there are none."""
     seconds: float
     """Spent in steps, checkpoints aside."""
     tokens_per_second: float
@@ -618,6 +775,8 @@ class TrainMeters(Speed):
     step: int
     total_steps: int
     loss: float | None = None
+    validation_loss: float | None = None
+    """As last measured, at the end of an epoch."""
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None

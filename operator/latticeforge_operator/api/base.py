@@ -1,4 +1,4 @@
-"""The common base of every API model, and the scalar types that Kubernetes writes as strings."""
+"""The common base of every API model, and scalar types: references, and numbers as strings."""
 
 from __future__ import annotations
 
@@ -110,6 +110,22 @@ DNSLabel = Annotated[
 ]
 Currency = Annotated[
     str, Field(max_length=3), Matches(r"[A-Z]{3}", "must be an ISO 4217 code such as USD")
+]
+
+
+HUB_OR_PATH = r"(file:///.+|\.?/.+|[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})"
+REFERENCE_MALFORMED = (
+    "must be owner/name on the Hugging Face Hub, or a path: file:///folder, /folder or ./folder"
+)
+Reference = Annotated[
+    str, Field(min_length=1, max_length=300), Matches(HUB_OR_PATH, REFERENCE_MALFORMED)
+]
+"""`owner/name` on the Hub, an absolute path, or `./path` below the storage volume."""
+
+Revision = Annotated[
+    str,
+    Field(max_length=100),
+    Matches(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "must be a branch, tag or commit"),
 ]
 
 

@@ -18,30 +18,21 @@ from latticeforge_operator.api.base import (
     DecimalString,
     DNSLabel,
     Duration,
-    FloatString,
     Matches,
     Quantity,
+    Reference,
+    Revision,
     rule,
     rules,
 )
+from latticeforge_operator.api.data import Data
+from latticeforge_operator.api.hyperparameters import Hyperparameters, LoRA
+from latticeforge_operator.api.tokenizer import ChatTemplate, SpecialTokens
 from latticeforge_trainer.contract import Method
 
 MAX_NAME = 63
 MAX_STAGES = 16
-HUB_OR_PATH = r"(file:///.+|\.?/.+|[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})"
-REFERENCE_MALFORMED = (
-    "must be owner/name on the Hugging Face Hub, or a path: file:///folder, /folder or ./folder"
-)
-Reference = Annotated[
-    str, Field(min_length=1, max_length=300), Matches(HUB_OR_PATH, REFERENCE_MALFORMED)
-]
-"""`owner/name` on the Hub, an absolute path, or `./path` below the storage volume."""
 
-Revision = Annotated[
-    str,
-    Field(max_length=100),
-    Matches(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "must be a branch, tag or commit"),
-]
 SuiteName = Annotated[
     str,
     Field(max_length=100),
@@ -98,81 +89,13 @@ class Base(APIModel):
     """A Hub repository `owner/name`, or a folder: `file:///folder`, or `./folder` on the volume."""
     revision: Revision = "main"
     """Branch, tag or commit of the Hub repository."""
-
-
-class Data(APIModel):
-    """One data set of a stage's mixture."""
-
-    source: Reference
-    """A Hub data set `owner/name`, or a file or folder: `file:///data`, `./data` on the volume."""
-    revision: Revision = "main"
-    """Branch, tag or commit of the Hub data set."""
-    subset: str | None = Field(default=None, max_length=100)
-    """Named configuration of the Hub data set."""
-    split: str = Field(default="train", max_length=100)
-    """Split of the Hub data set."""
-    weight: int = Field(default=1, ge=1, le=1000)
-    """Samples of this source in proportion to the others; the heaviest is seen once per epoch."""
-
-
-class Hyperparameters(APIModel):
-    """How a stage is trained; everything here changes the result and so the stage's digest."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("double(self.learningRate) > 0.0", "learningRate must be more than 0"),
-            rule("double(self.warmupRatio) < 1.0", "warmupRatio must be less than 1"),
-            rule("double(self.maxGradNorm) > 0.0", "maxGradNorm must be more than 0"),
-        )
-    )
-
-    epochs: int = Field(default=1, ge=1, le=100)
-    """Passes over the data."""
-    learning_rate: FloatString = "2e-5"
-    """Peak learning rate, as a string."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up."""
-    warmup_ratio: DecimalString = "0.03"
-    """Share of the steps in which the learning rate rises."""
-    weight_decay: DecimalString = "0"
-    """AdamW's weight decay; never applied to norms and biases."""
-    max_grad_norm: DecimalString = "1"
-    """Gradients are clipped to this norm."""
-    optimizer_states: Literal["FP32", "INT8"] = "FP32"
-    """AdamW's moments: FP32 (exact), or INT8 (a quarter of the memory, lossy)."""
-    sequence_length: int = Field(default=4096, ge=16, le=1_048_576)
-    """Tokens of one packed sequence; longer samples are cut."""
-    global_batch_tokens: int = Field(default=131_072, ge=16, le=1_000_000_000)
-    """Tokens of one optimizer step over all GPUs, rounded down to whole sequences."""
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Seed of data order and initialisation."""
-
-    @model_validator(mode="after")
-    def _numbers(self) -> Self:
-        if float(self.learning_rate) <= 0:
-            raise ValueError("learningRate must be more than 0")
-        if float(self.warmup_ratio) >= 1:
-            raise ValueError("warmupRatio must be less than 1")
-        if float(self.max_grad_norm) <= 0:
-            raise ValueError("maxGradNorm must be more than 0")
-        return self
-
-
-class LoRA(APIModel):
-    """The adapter of a LoRA or QLoRA stage."""
-
-    rank: int = Field(default=16, ge=1, le=1024)
-    """Rank of the adapter."""
-    alpha: int = Field(default=32, ge=1, le=4096)
-    """Scale: the adapter's product is multiplied by alpha / rank."""
-    dropout: DecimalString = "0"
-    """Dropout on the adapter's input."""
-    target_modules: list[str] | None = Field(default=None, min_length=1, max_length=64)
-    """Names of the linear layers that get an adapter; left out: every one but the head."""
-    rank_stabilized: bool = False
-    """Scale by alpha / sqrt(rank) instead of alpha / rank."""
-    base_dtype: Literal["FP8"] | None = None
-    """FP8: frozen weights and products in 8 bits (faster, lossy); left out: as the base is."""
+    vocabulary: Literal["Tekken"] | None = None
+    """Tekken: Mistral's `tekken.json` with the chat template of mistral-common, in place of
+    `tokenizer.json`; the result is published with a `tokenizer.json` of it."""
+    chat_template: ChatTemplate | None = None
+    """A chat template in place of the tokenizer's own; it is published with the model."""
+    special_tokens: SpecialTokens | None = None
+    """Special tokens in place of the tokenizer's own; they are published with the model."""
 
 
 class Gate(APIModel):
@@ -218,6 +141,9 @@ class Gate(APIModel):
         return self
 
 
+WEIGHED_AND_WHOLE = "mixing Concatenate takes every sample once; leave the weights out"
+
+
 class Stage(APIModel):
     """One fine-tuning stage: data, method, and what the result must show."""
 
@@ -235,6 +161,10 @@ class Stage(APIModel):
                 "self.method == 'LoRA' || !has(self.lora) || !has(self.lora.baseDtype)",
                 "lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
             ),
+            rule(
+                "self.mixing != 'Concatenate' || self.data.all(d, d.weight == 1)",
+                WEIGHED_AND_WHOLE,
+            ),
         )
     )
 
@@ -244,6 +174,8 @@ class Stage(APIModel):
     """Full (all weights), LoRA (an adapter), or QLoRA (an adapter over 4-bit weights)."""
     data: list[Data] = Field(min_length=1, max_length=32)
     """The data sets of the mixture."""
+    mixing: Literal["Weighted", "Concatenate"] = "Weighted"
+    """Weighted: each data set as its weight says; Concatenate: every sample once per epoch."""
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
     """How the stage is trained."""
     lora: LoRA | None = None
@@ -271,6 +203,8 @@ class Stage(APIModel):
                 f"stage {self.name}: lora.baseDtype belongs to method LoRA; "
                 "a QLoRA stage's base is NF4"
             )
+        if self.mixing == "Concatenate" and any(data.weight != 1 for data in self.data):
+            raise ValueError(f"stage {self.name}: {WEIGHED_AND_WHOLE}")
         return self
 
 

@@ -5,6 +5,7 @@
     latticeforge status | watch   the same picture, from any cluster
     latticeforge devcluster       the one-machine cluster alone, for kubectl and Helm
     latticeforge data             training data and held-out problems of both domains
+    latticeforge import axolotl   a StackedTraining out of Axolotl configs
     latticeforge crds             the custom resource definitions
 
 Importing this module costs click alone, so `latticeforge --help` is instant.
@@ -204,6 +205,70 @@ def data(
     from latticeforge_operator.cli.data import write_data
 
     write_data(kind, count, seed=seed, split=split, output=output)
+
+
+@group.group("import")
+def import_() -> None:
+    """Bring the files of another trainer."""
+
+
+_CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@import_.command()
+@click.argument("config", type=_CONFIG)
+@click.option("--then", "later", type=_CONFIG, multiple=True, help="Config of the next stage.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write.  [default: print it]",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="GPUs, by which Axolotl multiplies the batch.  [default: one for the batch; planner's]",
+)
+@click.option("--pool", help="GPUPool to train on.  [default: the planner's choice]")
+@click.option("--name", help="Name of the StackedTraining.  [default: hub_model_id's, or CONFIG's]")
+@click.option("--storage", default="1Ti", show_default=True, help="Size of the volume.")
+@click.option("--budget", help="Most money that it may cost, in USD.  [default: no limit]")
+@click.option(
+    "--report",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How what became of every key is printed, on standard error.",
+)
+@click.option(
+    "--allow-unsupported", is_flag=True, help="Import the rest of a config that asks for more."
+)
+def axolotl(
+    config: Path,
+    *,
+    later: tuple[Path, ...],
+    output: Path | None,
+    gpus: int | None,
+    pool: str | None,
+    name: str | None,
+    storage: str,
+    budget: str | None,
+    form: Literal["table", "json"],
+    allow_unsupported: bool,
+) -> None:
+    """Turn CONFIG, and those that follow it, into one StackedTraining.
+
+    Every key of a config is mapped, implied (LatticeForge decides it), ignored (no influence on the
+    model), or unsupported: then nothing is imported unless --allow-unsupported says so.
+    """
+    from latticeforge_operator.axolotl.stack import Options
+    from latticeforge_operator.cli.importing import import_axolotl
+
+    options = Options(name=name, pool=pool, gpus=gpus, storage=storage, budget=budget)
+    import_axolotl(
+        [config, *later], options, allow_unsupported=allow_unsupported, form=form, output=output
+    )
 
 
 @group.command()

@@ -113,9 +113,11 @@ def _prepared(result: PrepareResult) -> str:
 
 def _trained(result: TrainResult) -> str:
     mfu = "" if result.mfu is None else f", MFU {percent(result.mfu, 1)}"
+    held = result.validation_loss
+    held_out = "" if held is None else f", held out {held:.3f}"
     return (
-        f"loss {result.first_loss:.3f} → {result.final_loss:.3f}, {result.steps:,} steps, "
-        f"{result.tokens_per_second:,.0f} tokens/s{mfu}"
+        f"loss {result.first_loss:.3f} → {result.final_loss:.3f}{held_out}, "
+        f"{result.steps:,} steps, {result.tokens_per_second:,.0f} tokens/s{mfu}"
     )
 
 

@@ -123,6 +123,7 @@ class Launcher:
             base_revision=self._facts.revision,
             artifact=self._artifact(weights.model),
             adapter=self._artifact(weights.adapter),
+            tokenizer=self._facts.tokenizer,
         )
 
     def _prepare_runtime(self, step: Step) -> PrepareRuntime:

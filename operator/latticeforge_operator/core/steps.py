@@ -14,22 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from latticeforge_operator.api import StackedTrainingSpec, Stage
-from latticeforge_operator.api.training import Handoff, LoRA
+from latticeforge_operator.api.training import Handoff
+from latticeforge_operator.core.payloads import prepare_payload, train_payload
 from latticeforge_operator.core.policies.gate import samples_of
 from latticeforge_trainer.contract import (
-    DataSource,
     EvaluatePayload,
-    LoRASettings,
     MergePayload,
-    ModelSource,
     Payload,
-    PreparePayload,
     PrepareResult,
     PublishPayload,
     Recipe,
     StepKind,
     SuiteRequest,
-    TrainPayload,
     step_digest,
 )
 
@@ -129,14 +125,7 @@ def recipes(steps: list[Step]) -> list[Recipe]:
 
 def _prepare_steps(spec: StackedTrainingSpec) -> Iterator[Step]:
     for stage in spec.stages:
-        parameters = stage.hyperparameters
-        payload = PreparePayload(
-            base=ModelSource(model=spec.base.model, revision=spec.base.revision),
-            data=[DataSource(**data.model_dump()) for data in stage.data],
-            sequence_length=parameters.sequence_length,
-            epochs=parameters.epochs,
-            seed=parameters.seed,
-        )
+        payload = prepare_payload(spec.base, stage)
         yield Step(f"{stage.name}/prepare", StepKind.PREPARE, stage, payload)
 
 
@@ -184,33 +173,9 @@ def _work_steps(spec: StackedTrainingSpec, adapter_published: bool) -> Iterator[
 
 
 def _train_step(stage: Stage, weights: Weights) -> Step:
-    parameters = stage.hyperparameters
-    shape = stage.lora or LoRA()
-    lora = LoRASettings(
-        rank=shape.rank,
-        alpha=shape.alpha,
-        dropout=float(shape.dropout),
-        target_modules=shape.target_modules,
-        rank_stabilized=shape.rank_stabilized,
-        base_dtype="fp8" if shape.base_dtype == "FP8" else None,
-    )
-    payload = TrainPayload(
-        method=stage.method,
-        learning_rate=float(parameters.learning_rate),
-        schedule=parameters.schedule,
-        warmup_ratio=float(parameters.warmup_ratio),
-        weight_decay=float(parameters.weight_decay),
-        max_grad_norm=float(parameters.max_grad_norm),
-        optimizer_states="int8" if parameters.optimizer_states == "INT8" else "fp32",
-        sequence_length=parameters.sequence_length,
-        global_batch_tokens=parameters.global_batch_tokens,
-        lora=lora if stage.method.is_adapter else None,
-        continue_adapter=stage.handoff is Handoff.CONTINUE_ADAPTER,
-        seed=parameters.seed,
-    )
     inputs = (f"{stage.name}/prepare", *weights.steps)
     name = f"{stage.name}/train"
-    return Step(name, StepKind.TRAIN, stage, payload, inputs=inputs, weights=weights)
+    return Step(name, StepKind.TRAIN, stage, train_payload(stage), inputs=inputs, weights=weights)
 
 
 def _evaluate_step(stage: Stage, weights: Weights, previous: Weights) -> Step:

@@ -58,6 +58,14 @@ def gate(**fields: Any) -> dict[str, Any]:
     return first_stage(evaluate=[{"suite": "json", **fields}])
 
 
+def data(**fields: Any) -> dict[str, Any]:
+    return first_stage(data=[{"source": "owner/math", **fields}])
+
+
+def base(**fields: Any) -> dict[str, Any]:
+    return stack(base={"model": "owner/model", **fields})
+
+
 def hyperparameters(**fields: Any) -> dict[str, Any]:
     return first_stage(hyperparameters=fields)
 
@@ -117,6 +125,63 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "suite json: maximumDrop 2 is more than 1",
         "maximumDrop must not be more than 1",
     ),
+    **{
+        f"{field} {value}": (hyperparameters(**{field: value}), sentence, sentence)
+        for field, value, sentence in (
+            ("adamBeta1", "1", "adamBeta1 must be less than 1"),
+            ("adamBeta2", "1.5", "adamBeta2 must be less than 1"),
+            ("adamEpsilon", "0", "adamEpsilon must be more than 0"),
+            ("minLearningRateRatio", "1.5", "minLearningRateRatio must not be more than 1"),
+            ("validationShare", "0", "validationShare must be more than 0"),
+            ("validationShare", "1", "validationShare must be less than 1"),
+        )
+    },
+    **{
+        sentence: (data(**fields), f"owner/math: {sentence}", sentence)
+        for sentence, fields in (
+            (
+                "fields needs format, which says what the columns are for",
+                {"fields": {"text": "body"}},
+            ),
+            (
+                "fields.system belongs to format Chat or Alpaca",
+                {"format": "Text", "fields": {"system": "s"}},
+            ),
+            (
+                "fields.text belongs to format Text",
+                {"format": "Chat", "fields": {"text": "body"}},
+            ),
+            (
+                "promptTemplate belongs to format Alpaca",
+                {"promptTemplate": {"withInput": "{input}", "withoutInput": "x"}},
+            ),
+            ("roles belongs to format Chat", {"format": "Alpaca", "roles": {"user": ["me"]}}),
+            ("dropSystem belongs to format Chat", {"dropSystem": True}),
+            ("trainOnEnd belongs to format Chat", {"format": "Text", "trainOnEnd": "All"}),
+            (
+                "trainOn does not belong to format Text, of which everything is learned",
+                {"format": "Text", "trainOn": ["user"]},
+            ),
+            ("excessLength Split belongs to format Text", {"excessLength": "Split"}),
+        )
+    },
+    "a format that is not known": (data(format="XML"), "Input should be 'Chat', ", '"Chat"'),
+    "a role that is not known": (data(trainOn=["boss"]), "Input should be 'system'", '"system"'),
+    "two chat templates": (
+        base(chatTemplate={"preset": "ChatML", "jinja": "{{ messages }}"}),
+        "chatTemplate needs exactly one of jinja, preset and model",
+        "chatTemplate needs exactly one of jinja, preset and model",
+    ),
+    "no chat template": (
+        base(chatTemplate={"revision": "v1"}),
+        "chatTemplate needs exactly one of jinja, preset and model",
+        "chatTemplate needs exactly one of jinja, preset and model",
+    ),
+    "a pattern and names of layers": (
+        first_stage(lora={"targetPattern": "x", "layers": [1]}),
+        "lora.targetPattern names layers whole: use it without targetModules and layers",
+        "lora.targetPattern names layers whole: use it without targetModules and layers",
+    ),
     "a negative budget": (stack(budget={"limit": "-1"}), NOT_A_NUMBER, NOT_A_NUMBER),
     "a budget that is no number": (stack(budget={"limit": "much"}), NOT_A_NUMBER, NOT_A_NUMBER),
     "a currency that is none": (
@@ -146,6 +211,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         hyperparameters(maxGradNorm="0"),
         "maxGradNorm must be more than 0",
         "maxGradNorm must be more than 0",
+    ),
+    "weights where every sample counts once": (
+        first_stage(mixing="Concatenate", data=[{"source": "owner/math", "weight": 4}]),
+        "stage math: mixing Concatenate takes every sample once; leave the weights out",
+        "mixing Concatenate takes every sample once; leave the weights out",
     ),
     "a method that is none": (first_stage(method="DPO"), "'Full', 'LoRA' or 'QLoRA'", '"QLoRA"'),
     "a repository without owner": (

@@ -126,6 +126,9 @@ def test_of_a_gpu_it_is_told_how_well_it_is_used() -> None:
     assert changes(before, after, NOW) == [
         "math/train: 30 %  loss 0.500 · 18,940 tokens/s · MFU 59.1 % · 84.0 GiB",
     ]
+    held_out = result | {"validationLoss": 1.234}
+    with_held_out = view({"steps": [done("math/train", at(0), at(1), held_out)]})
+    assert "loss 2.100 → 0.900, held out 1.234, 40 steps" in changes(after, with_held_out, NOW)[0]
     done_now = view({"steps": [done("math/train", at(0), at(1), result)]})
     assert changes(after, done_now, NOW) == [
         "math/train: done in 1m 00s: loss 2.100 → 0.900, 40 steps, 1,052 tokens/s, MFU 51.0 %",

@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from tests.unit.core.builders import prepare_result, spec, stack, stage
+from tests.unit.core.builders import pool, prepare_result, spec, stack, stage
 from tests.unit.core.simulation import Operator
 from tests.unit.core.strategies import specs
 
-from latticeforge_operator.core.launch import MAX_NAME, object_name, shared_name, store_claim
+from latticeforge_operator.core.launch import (
+    MAX_NAME,
+    Launcher,
+    object_name,
+    shared_name,
+    store_claim,
+)
+from latticeforge_operator.core.planning import Placement
 from latticeforge_operator.core.steps import expand
 from latticeforge_trainer.contract import (
     EvaluateConfig,
@@ -21,6 +28,7 @@ from latticeforge_trainer.contract import (
     PrepareConfig,
     PublishConfig,
     StepConfig,
+    Strategy,
     TrainConfig,
 )
 
@@ -125,6 +133,22 @@ def test_a_continued_adapter_is_handed_over() -> None:
     assert train.runtime.upstream_model is None
     assert train.runtime.upstream_adapter == configs["math/train"].digest
     assert train.payload.continue_adapter
+
+
+def test_a_changed_tokenizer_is_part_of_every_model_that_is_evaluated() -> None:
+    training = stack(spec(stage("math", evaluate=[{"suite": "json", "minimum": "0.5"}])))
+    steps = {step.name: step for step in expand(training.spec, {})}
+    prepared = prepare_result(steps["math/prepare"].digest)
+    facts = prepared.base.model_copy(update={"tokenizer": "changed"})
+    done = {"math/prepare": prepared.model_copy(update={"base": facts})}
+    line = expand(training.spec, done)
+    (evaluate,) = (step for step in line if step.name == "math/evaluate")
+    placement = Placement(pool(), pods=1, gpus_per_pod=1, on_pool=True, strategy=Strategy())
+    config = Launcher(training, line, done, "0").launch(evaluate, 0, placement, None).config
+    assert isinstance(config, EvaluateConfig)
+    models = [config.runtime.model, *config.runtime.compare]
+    assert [model.tokenizer for model in models] == ["changed"] * 2
+    assert len({model.identity for model in models}) == 2
 
 
 @given(specs())

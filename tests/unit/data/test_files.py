@@ -118,3 +118,24 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
 def test_front_matter_is_optional() -> None:
     assert front_matter("x", None) == front_matter("x", "# Title\n---\n") == {}
     assert front_matter("x", "---\nlicense: mit\n---") == {"license": "mit"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["school/a.jsonl"], ["school/a.jsonl"]),
+        (["olympiad/*.parquet", "deep/?1.jsonl"], ["deep/a1.jsonl", "deep/b1.jsonl", *FILES[1:3]]),
+        (["**/a*.jsonl"], ["deep/a1.jsonl", "school/a.jsonl"]),
+        (["./school/a.jsonl", "school/*.jsonl"], ["school/a.jsonl"]),
+    ],
+)
+def test_files_that_are_named_are_taken_whatever_the_metadata_says(
+    patterns: list[str], expected: list[str]
+) -> None:
+    assert Selection("me/data", files=patterns).pick(FILES, CONFIGS) == expected
+
+
+@pytest.mark.parametrize("pattern", ["school/c.jsonl", "README.md", "school/a.jsonl.zst"])
+def test_a_file_that_is_not_there_is_named_beside_those_that_are(pattern: str) -> None:
+    with pytest.raises(UserError, match=f"me/data: no data file matches {pattern}; there are deep"):
+        Selection("me/data", files=["school/a.jsonl", pattern]).pick(FILES)

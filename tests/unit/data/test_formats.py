@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from latticeforge_trainer.contract import DataSource
 from latticeforge_trainer.data import readers
 from latticeforge_trainer.data.files import DataFile
-from latticeforge_trainer.data.formats import Chat, Completion, Sample, Text, read_samples
+from latticeforge_trainer.data.formats import read_samples
+from latticeforge_trainer.data.samples import Chat, Completion, Sample, Segment, Segments, Text
 from latticeforge_trainer.errors import UserError
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hé"}]
@@ -30,8 +32,9 @@ ROWS: list[tuple[dict[str, Any], Sample]] = [
 ]
 
 
-def samples_of(path: Path) -> list[Sample]:
-    return [located.sample for located in read_samples(DataFile(path, path.name))]
+def samples_of(path: Path, **spec: Any) -> list[Sample]:
+    source = DataSource(source=f"./{path.name}", **spec)
+    return [located.sample for located in read_samples(DataFile(path, path.name), source)]
 
 
 def written(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:
@@ -83,6 +86,137 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "x"}\n')
     assert samples_of(path) == [Text("x")]
+
+
+NAMED: list[tuple[dict[str, Any], dict[str, Any], Sample]] = [
+    (
+        {"format": "Chat", "fields": {"messages": "turns", "role": "from", "content": "value"}},
+        {"turns": [{"from": "human", "value": "Hi"}, {"from": "model", "value": "Hé", "n": 1}]},
+        Chat([TURNS[0], TURNS[1] | {"n": 1}]),
+    ),
+    (
+        {"format": "Chat", "roles": {"assistant": ["narrator"]}},
+        {"messages": [{"role": "narrator", "content": "Hé"}]},
+        Chat([TURNS[1]]),
+    ),
+    (
+        {"roles": {"user": ["narrator"]}},
+        {"conversations": [{"from": "narrator", "value": "Hi"}]},
+        Chat([TURNS[0]]),
+    ),
+    (
+        {"format": "Chat", "fields": {"system": "prompt"}},
+        {"messages": TURNS, "prompt": "Be kind"},
+        Chat([{"role": "system", "content": "Be kind"}, *TURNS]),
+    ),
+    (
+        {"format": "Chat", "fields": {"system": "prompt"}},
+        {"messages": [{"role": "system", "content": "Be"}], "prompt": "Be kind"},
+        Chat([{"role": "system", "content": "Be"}]),
+    ),
+    ({"format": "Chat"}, {"messages": TURNS, "system": "not asked for"}, Chat(TURNS)),
+    (
+        {"format": "Completion", "fields": {"prompt": "q", "completion": "a"}},
+        {"q": "1+1=", "a": "2"},
+        Completion("1+1=", "2"),
+    ),
+    ({"format": "Text", "fields": {"text": "body"}}, {"body": "Once"}, Text("Once")),
+    (
+        {"format": "Segments"},
+        {"segments": [{"label": False, "text": "a"}, {"label": True, "text": "b"}]},
+        Segments((Segment("a", False), Segment("b", True)), whole=False),
+    ),
+    (
+        {"format": "Segments", "train_on": ["user", "assistant"]},
+        {"segments": [{"label": False, "text": "a"}]},
+        Segments((Segment("a", True),), whole=False),
+    ),
+    (
+        {"format": "Alpaca"},
+        {"instruction": "Add", "input": "1 1", "output": "2"},
+        Segments(
+            (
+                Segment(
+                    "Below is an instruction that describes a task, paired with an input that "
+                    "provides further context. Write a response that appropriately completes the "
+                    "request.\n\n### Instruction:\nAdd\n\n### Input:\n1 1\n\n### Response:\n",
+                    False,
+                ),
+                Segment("2", True),
+            ),
+            whole=True,
+        ),
+    ),
+    (
+        {"format": "Alpaca", "train_on": ["user", "assistant"]},
+        {"instruction": "Add", "input": "", "output": "2"},
+        Segments(
+            (
+                Segment(
+                    "Below is an instruction that describes a task. Write a response that "
+                    "appropriately completes the request.\n\n### Instruction:\nAdd\n\n"
+                    "### Response:\n",
+                    True,
+                ),
+                Segment("2", True),
+            ),
+            whole=True,
+        ),
+    ),
+    (
+        {
+            "format": "Alpaca",
+            "fields": {"instruction": "q", "output": "a", "system": "s"},
+            "prompt_template": {
+                "with_input": "{system}|{instruction}|{input}|{other}",
+                "without_input": "{system}[{instruction}]",
+            },
+        },
+        {"q": "{input}", "a": "2", "s": "Be kind"},
+        Segments((Segment("Be kind[{input}]", False), Segment("2", True)), whole=True),
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "row", "sample"), NAMED)
+def test_a_named_format_renames_columns_and_roles(
+    tmp_path: Path, spec: dict[str, Any], row: dict[str, Any], sample: Sample
+) -> None:
+    assert samples_of(written(tmp_path, ".jsonl", [row, row]), **spec) == [sample, sample]
+
+
+@pytest.mark.parametrize(
+    ("spec", "row", "sentence"),
+    [
+        ({"format": "Chat"}, {"text": "x"}, "expected columns messages; got 'text'"),
+        (
+            {"format": "Text", "fields": {"text": "body"}},
+            {"text": "x"},
+            "expected columns body; got 'text'",
+        ),
+        (
+            {"format": "Alpaca"},
+            {"instruction": "x", "output": "y", "input": 3},
+            "'input' must be text, not a number",
+        ),
+        (
+            {"format": "Chat", "fields": {"role": "from"}},
+            {"messages": [{"from": "cat", "content": "x"}]},
+            "message 1: 'from' must be one of human, gpt",
+        ),
+        (
+            {"format": "Segments"},
+            {"segments": [{"label": 1, "text": "x"}]},
+            "segment 1: 'label' must be true or false, not 1",
+        ),
+        ({"format": "Segments"}, {"segments": []}, "'segments' is empty"),
+    ],
+)
+def test_rows_that_are_not_of_the_named_format_are_one_sentence(
+    tmp_path: Path, spec: dict[str, Any], row: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=f"^data.jsonl, line 1.*{sentence}"):
+        samples_of(written(tmp_path, ".jsonl", [row]), **spec)
 
 
 GOOD = b'{"messages": [{"role": "user", "content": "x"}]}\n'

@@ -16,7 +16,7 @@ from latticeforge_trainer.data import packing
 from latticeforge_trainer.data.mixing import mixed_epochs
 from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.data.packing import best_fit, pack_epoch, write_packed
-from latticeforge_trainer.data.rendering import TokenizedSource, Tokens
+from latticeforge_trainer.data.tokenized import TokenizedSource, Tokens
 
 PAD = 9
 Draw = Callable[[np.random.Generator, int], NDArray[np.int64]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fixtures.tiny_model import CHATML, CHATML_MARKED, make_tokenizer
 
-from latticeforge_trainer.data.formats import Chat, Completion, Located, Sample, Text
-from latticeforge_trainer.data.rendering import Renderer, Tokens, tokenize_source
+from latticeforge_trainer.data.rendering import Renderer
+from latticeforge_trainer.data.samples import (
+    ANSWERS,
+    Chat,
+    Completion,
+    Learning,
+    Located,
+    Sample,
+    Segment,
+    Segments,
+    Text,
+)
+from latticeforge_trainer.data.tokenized import Tokens, tokenize_source
 from latticeforge_trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +34,12 @@ PLAIN, MARKED = make_tokenizer(CHATML), make_tokenizer(CHATML_MARKED)
 END = PLAIN.eos_token_id
 
 
-def rendered(sample: Sample, tokenizer: PreTrainedTokenizerFast = PLAIN) -> Tokens:
-    return Renderer(tokenizer).tokenize([Located("here", sample)])[0]
+def rendered(
+    sample: Sample,
+    tokenizer: PreTrainedTokenizerFast = PLAIN,
+    learning: Learning = ANSWERS,
+) -> Tokens:
+    return Renderer(tokenizer).tokenize([Located("here", sample)], learning)[0]
 
 
 def target_text(tokens: Tokens) -> list[str]:
@@ -108,6 +124,107 @@ def test_a_template_that_rewrites_history_is_refused() -> None:
 def test_a_template_that_fails_is_one_sentence(template: str | None, sentence: str) -> None:
     with pytest.raises(UserError, match=f"^.*{sentence}"):
         rendered(chat("Hi", "Ho"), make_tokenizer(template))
+
+
+CONVERSATION = chat("Hi", "Ho", "Hm", "Ha", system="Be kind")
+
+
+@pytest.mark.parametrize(
+    ("roles", "end", "learned"),
+    [
+        ("assistant", "Turn", ["Ho<|im_end|>", "Ha<|im_end|>"]),
+        ("assistant", "Never", ["Ho", "Ha"]),
+        ("assistant", "Last", ["Ho", "Ha<|im_end|>"]),
+        ("assistant", "All", ["<|im_end|>", "<|im_end|>", "Ho<|im_end|>", "<|im_end|>"]),
+        ("user", "Turn", ["Hi<|im_end|>", "Hm<|im_end|>"]),
+        ("user", "Last", ["Hi", "Hm", "<|im_end|>"]),
+        ("system user", "Never", ["Be kind", "Hi", "Hm"]),
+    ],
+)
+@pytest.mark.parametrize("template", [CHATML, CHATML_MARKED], ids=["plain", "marked"])
+def test_whose_turns_and_ends_are_learned_can_be_chosen(
+    template: str, roles: str, end: str, learned: list[str]
+) -> None:
+    learning = Learning(frozenset(roles.split()), end)
+    tokens = rendered(CONVERSATION, make_tokenizer(template), learning)
+    assert tokens.ids.tolist() == rendered(CONVERSATION).ids.tolist()
+    expected = learned + ["Ha<|im_end|>"] * (roles == "assistant" and end == "All")
+    assert target_text(tokens) == expected
+
+
+@given(turns)
+def test_learning_every_turn_leaves_out_what_the_template_adds(contents: list[str]) -> None:
+    learning = Learning(frozenset({"user", "assistant"}), "Turn")
+    tokens = rendered(chat(*contents), learning=learning)
+    assert target_text(tokens) == [f"{content}<|im_end|>" for content in contents]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{{ message['content'] | upper }}",
+        "{{ message['content'] | length }}: {{ message['content'] }}",
+        "{{ message['content'] }} ({{ message['content'] | length }})",
+    ],
+    ids=["changed", "told before", "told after"],
+)
+def test_a_template_that_does_more_with_what_is_to_be_learned_is_refused(content: str) -> None:
+    template = CHATML.replace("{{ message['content'] }}", content)
+    learning = Learning(frozenset({"user"}))
+    with pytest.raises(UserError, match="here: the chat template renders message 1 differently"):
+        rendered(chat("Hi"), make_tokenizer(template), learning)
+
+
+def test_segments_are_tokenized_one_by_one() -> None:
+    tokenizer = merging_tokenizer()
+    prompt, answer = Segment("ab", False), Segment("cd", True)
+    apart = rendered(Segments((prompt, answer), whole=True), tokenizer)
+    joined = rendered(Completion("ab", "cd"), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(apart.ids.tolist()) == ["a", "b", "c", "d", "<|im_end|>"]
+    assert apart.targets.tolist() == [0, 0, 1, 1, 1]
+    assert tokenizer.convert_ids_to_tokens(joined.ids.tolist()) == ["a", "bc", "d", "<|im_end|>"]
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """The tiny one, which makes one token of `bc`."""
+    from tokenizers import models  # noqa: PLC0415  (as in the fixture)
+
+    tokenizer = make_tokenizer()
+    letters = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
+    tokenizer.backend_tokenizer.model = models.BPE(letters | {"bc": 300}, [("b", "c")])
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole", "text", "learned"),
+    [
+        ([("a", False), ("b", True)], True, "ab<|im_end|>", ["b<|im_end|>"]),
+        ([("a", True), ("b", False)], True, "ab<|im_end|>", []),
+        ([("x", False), ("a", True), ("b", False)], False, "xab", ["a"]),
+        ([("a", False), ("b<|im_end|>", True)], True, "ab<|im_end|>", ["b<|im_end|>"]),
+        ([("a", False), ("", True)], True, "a", []),
+    ],
+)
+def test_segments_learn_what_their_labels_say(
+    parts: list[tuple[str, bool]], whole: bool, text: str, learned: list[str]
+) -> None:
+    sample = Segments(tuple(Segment(*part) for part in parts), whole=whole)
+    tokens = rendered(sample)
+    assert PLAIN.decode(tokens.ids) == text
+    assert target_text(tokens) == learned
+
+
+@pytest.mark.parametrize(
+    ("roles", "learned"),
+    [
+        ({"assistant"}, ["2<|im_end|>"]),
+        ({"user", "assistant"}, ["+1=2<|im_end|>"]),
+        ({"user"}, ["+1="]),
+    ],
+)
+def test_a_completions_prompt_is_the_users(roles: set[str], learned: list[str]) -> None:
+    tokens = rendered(Completion("1+1=", "2"), learning=Learning(frozenset(roles)))
+    assert target_text(tokens) == learned
 
 
 def test_completions_learn_the_completion_and_to_stop() -> None:

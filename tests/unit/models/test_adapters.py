@@ -66,12 +66,17 @@ def train(model: Any, settings: LoRASettings, steps: int = 3) -> PlainEngine:
     return engine
 
 
+LINEARS = [f"self_attn.{part}_proj" for part in "qkvo"] + [
+    f"mlp.{part}_proj" for part in ("gate", "up", "down")
+]
 SETTINGS = [
     LoRASettings(rank=4, alpha=8),
     LoRASettings(rank=5, alpha=3, rank_stabilized=True),
     LoRASettings(rank=4, alpha=8, target_modules=["q_proj", "down_proj"]),
+    LoRASettings(rank=4, alpha=8, target_modules=["v_proj", "gate_proj"], layers=[1]),
+    LoRASettings(rank=4, alpha=8, target_modules=r".*layers\.0\.(mlp\.up|self_attn\.o)_proj"),
 ]
-IDS = ["plain", "rank-stabilized", "some layers"]
+IDS = ["plain", "rank-stabilized", "some modules", "one layer", "a pattern"]
 
 
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "FP8"])
@@ -107,6 +112,7 @@ def test_an_adapter_of_peft_goes_on_here_with_the_same_logits(
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT declares int, and divides it
         use_rslora=settings.rank_stabilized,
         target_modules=settings.target_modules or "all-linear",
+        layers_to_transform=settings.layers,
         init_lora_weights=False,
     )
     made = get_peft_model(base(tiny_model), config)
@@ -138,6 +144,34 @@ def test_an_adapter_of_another_shape_does_not_go_on(
         continue_adapter(base(tiny_model), tmp_path, settings.model_copy(update=change))
 
 
-def test_a_target_that_does_not_exist_is_named(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match="targetModules"):
-        add_adapter(base(tiny_model), LoRASettings(target_modules=["no_proj"]))
+@pytest.mark.parametrize(
+    ("targets", "layers", "adapted"),
+    [
+        (["q_proj"], None, {"layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"}),
+        (["q_proj", "o_proj"], [1], {"layers.1.self_attn.q_proj", "layers.1.self_attn.o_proj"}),
+        (None, [0], {f"layers.0.{name}" for name in LINEARS}),
+        (r".*\.0\.mlp\.(up|gate)_proj", None, {"layers.0.mlp.up_proj", "layers.0.mlp.gate_proj"}),
+    ],
+)
+def test_exactly_what_is_asked_for_gets_an_adapter(
+    targets: list[str] | str | None, layers: list[int] | None, adapted: set[str], tiny_model: Path
+) -> None:
+    model = add_adapter(base(tiny_model), LoRASettings(target_modules=targets, layers=layers))
+
+    names = {name.split(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.removeprefix("base_model.model.model.") for name in names} == adapted
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (LoRASettings(target_modules=["no_proj"]), r"^lora\.targetModules \['no_proj'\]: "),
+        (LoRASettings(target_modules=".*no_proj"), r"^lora\.targetPattern \.\*no_proj: "),
+        (LoRASettings(target_modules=["q_proj"], layers=[7]), r"lora\.layers \[7\]: "),
+    ],
+)
+def test_a_target_that_does_not_exist_is_named(
+    settings: LoRASettings, named: str, tiny_model: Path
+) -> None:
+    with pytest.raises(UserError, match=named):
+        add_adapter(base(tiny_model), settings)

@@ -180,3 +180,13 @@ def test_cells_cannot_break_the_table() -> None:
 )
 def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert tables.duration(seconds) == text
+
+
+def test_a_loss_on_held_out_samples_stands_beside_that_of_training(lineage: Lineage) -> None:
+    last = lineage.stages[-1]
+    assert last.trained is not None
+    measured = last.trained.model_copy(update={"validation_loss": 0.812})
+    stages = [*lineage.stages[:-1], replace(last, trained=measured)]
+    text = render(make_card(), replace(lineage, stages=stages))
+    assert "| 2.500 → 0.750, held out 0.812 |" in text
+    assert text.count("held out") == render(make_card(), lineage).count("held out") + 1

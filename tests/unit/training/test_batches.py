@@ -9,21 +9,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latticeforge_trainer.training.batches import BatchPlan, count_targets, make_micro_batch
+from latticeforge_trainer.training.batches import (
+    BatchPlan,
+    count_targets,
+    equal_steps,
+    make_micro_batch,
+)
 
 
 @given(
-    sequences=st.integers(1, 60),
-    sequences_per_step=st.integers(1, 12),
+    ends=st.one_of(
+        st.builds(equal_steps, st.integers(1, 60), st.integers(1, 12)),
+        st.sets(st.integers(1, 60), min_size=1, max_size=12).map(sorted),
+    ),
     micro_batch=st.integers(1, 5),
     world=st.integers(1, 5),
 )
 def test_every_sequence_is_trained_once_in_its_step_whatever_the_cut(
-    sequences: int, sequences_per_step: int, micro_batch: int, world: int
+    ends: list[int], micro_batch: int, world: int
 ) -> None:
-    plans = [
-        BatchPlan(sequences, sequences_per_step, micro_batch, rank, world) for rank in range(world)
-    ]
+    plans = [BatchPlan(ends, micro_batch, rank, world) for rank in range(world)]
     seen: list[int] = []
     for step in range(plans[0].steps):
         shares = [list(plan.micro_batches(step)) for plan in plans]
@@ -33,7 +38,7 @@ def test_every_sequence_is_trained_once_in_its_step_whatever_the_cut(
         assert trained == plans[0].step_indices(step)
         assert all(len(micro) <= micro_batch for share in shares for micro in share)
         seen += trained
-    assert seen == list(range(sequences))
+    assert seen == list(range(ends[-1]))
 
 
 class TwoRows:

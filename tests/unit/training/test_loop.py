@@ -12,7 +12,7 @@ from torch import nn
 
 from latticeforge_trainer.contract import Method, TrainPayload
 from latticeforge_trainer.errors import Interrupted, NumericalError, UserError
-from latticeforge_trainer.training.batches import BatchPlan
+from latticeforge_trainer.training.batches import BatchPlan, equal_steps
 from latticeforge_trainer.training.loop import CheckpointPolicy, Training
 from latticeforge_trainer.training.meters import Yardstick
 from latticeforge_trainer.training.process import StopSignal, World
@@ -102,7 +102,7 @@ def training(stage: Any, every_steps: int | None = None, **fields: Any) -> Train
         engine=stage,
         data=Rows(),
         payload=payload,
-        plan=BatchPlan(sequences=STEPS, sequences_per_step=1, micro_batch=1),
+        plan=BatchPlan(equal_steps(STEPS, 1), micro_batch=1),
         world=World(0, 0, 1),
         state=TrainState(world=1, zero_stage=0, precision="fp32"),
         policy=CheckpointPolicy(every_steps, fields.pop("every_seconds", 1e9)),

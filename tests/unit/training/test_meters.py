@@ -146,3 +146,22 @@ def test_work_is_counted_for_the_documents_and_not_for_their_padding() -> None:
     assert made.flops(Rows(), [2]) == training_flops(model, Method.FULL, [6])
     unknown = Yardstick.of(MambaConfig(), Method.FULL, 1, torch.device("cpu"))
     assert unknown.flops(Rows(), [0]) is None
+
+
+def test_the_last_measured_held_out_loss_stays_in_sight() -> None:
+    before, measured, after = record(1), record(2, validation_loss=0.7), record(3)
+
+    assert gauges([before], CPU).validation_loss is None
+    assert gauges([before, measured, after], CPU).validation_loss == 0.7
+    assert stage_result([before, measured], CPU).validation_loss == 0.7
+    assert stage_result([before], CPU).validation_loss is None
+
+
+def test_validation_is_no_part_of_speed_but_of_the_time_left() -> None:
+    times = PhaseTimes(forward=2.0, validation=6.0)
+    report = last_report([record(1, seconds_by_phase=times)], CPU, total=2)
+
+    assert report.eta_seconds == 8.0
+    assert report.train is not None
+    assert report.train.tokens_per_second == 50
+    assert report.train.phases == PhaseTimes(forward=0.25, validation=0.75)

@@ -178,3 +178,16 @@ def test_eight_bit_state_is_kept_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_eight_bits_are_refused_where_they_cannot_be(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         make_optimizer(parameters(), payload(optimizer_states="int8", **fields))
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 1e-8), (0.5, 0.5)])
+def test_epsilon_is_added_where_adamw_does(given: float | None, used: float) -> None:
+    named = parameters()
+    optimizer = make_optimizer(named, payload(adam_epsilon=given, weight_decay=0.0))
+    before = values(named)
+    norm = give_gradients(named, 0)
+    gradients = [p.grad.clone() for _, p in named if p.grad is not None]
+    optimizer.step(0.1, norm)
+    for start, gradient, after in zip(before, gradients, values(named), strict=True):
+        # In the first step both moments are the gradient's own, but for epsilon.
+        torch.testing.assert_close(after, start - 0.1 * gradient / (gradient.abs() + used))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from latticeforge_trainer.training.batches import BatchPlan
+from latticeforge_trainer.training.batches import BatchPlan, equal_steps
 from latticeforge_trainer.training.prefetch import AHEAD, StepMaker, prefetched
 
 
@@ -37,7 +37,7 @@ class Rows:
 
 
 def maker(data: Rows) -> StepMaker:
-    plan = BatchPlan(sequences=10, sequences_per_step=3, micro_batch=2)
+    plan = BatchPlan(equal_steps(10, 3), micro_batch=2)
     return StepMaker(data, plan, torch.device("cpu"), lambda _data, indices: 100 * len(indices))
 
 
@@ -82,5 +82,5 @@ def test_the_thread_ends_with_the_loop() -> None:
 def test_a_step_without_a_target_divides_by_one() -> None:
     with closing(prefetched(maker(Rows()), range(1))) as steps:
         assert next(steps).denominator == 3  # sequences 0, 1 and 2
-    plan = BatchPlan(sequences=1, sequences_per_step=1, micro_batch=1)
+    plan = BatchPlan([1], micro_batch=1)
     assert StepMaker(Rows(), plan, torch.device("cpu"), lambda *_: None)(0).denominator == 1

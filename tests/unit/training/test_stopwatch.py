@@ -41,14 +41,16 @@ def test_a_step_begins_where_the_one_before_ended() -> None:
     first = stopwatch.finish_step()
     with stopwatch.phase("checkpoint"):
         clock.now += 8
+    with stopwatch.phase("validation"):
+        clock.now += 4
     with stopwatch.phase("data"):
         clock.now += 2
     clock.now += 1
     second = stopwatch.finish_step()
     clock.now += 50
     assert (first.seconds(), first.total()) == ({"optimizer": 1}, 1)
-    assert second.seconds() == {"checkpoint": 8, "data": 2}
-    assert second.total() == 3  # checkpoints aside
+    assert second.seconds() == {"checkpoint": 8, "validation": 4, "data": 2}
+    assert second.total() == 3  # checkpoints and validation aside
     assert stopwatch.finish_step().total() == 50
 
 

@@ -61,11 +61,13 @@ class Selection:
         source: The source as its user named it; opens every message.
         subset: Name of the subset; None: the default one, or everything.
         split: Name of the split.
+        files: Patterns of the files, instead of subset and split.
     """
 
     source: str
     subset: str | None = None
     split: str = "train"
+    files: Sequence[str] | None = None
 
     def pick(self, names: Sequence[str], readme: str | None = None) -> list[str]:
         """The data files, sorted, among the relative POSIX paths of a source.
@@ -83,10 +85,24 @@ class Selection:
                 f"{self.source}: no data files; known are {', '.join(SUFFIXES)}"
                 + (f" (found {', '.join(sorted(names)[:3])})" if names else "")
             )
+        if self.files is not None:
+            return self._by_pattern(files, self.files)
         configs = _configs(self.source, readme)
         if configs:
             return self._by_metadata(files, configs)
         return self._by_name(files)
+
+    def _by_pattern(self, files: list[str], patterns: Sequence[str]) -> list[str]:
+        found: set[str] = set()
+        for pattern in patterns:
+            matches = [name for name in files if _pattern(pattern).fullmatch(name)]
+            if not matches:
+                raise UserError(
+                    f"{self.source}: no data file matches {pattern}; there are "
+                    f"{', '.join(files[:5])}{', …' if len(files) > 5 else ''}"
+                )
+            found.update(matches)
+        return sorted(found)
 
     def _by_metadata(self, files: list[str], configs: list[dict[str, Any]]) -> list[str]:
         config = self._config(configs)

@@ -1,71 +1,65 @@
-"""Samples: what a row means, decided by the columns of its file's first row.
+"""Formats: what the rows of a data set mean.
 
-| columns | sample | loss on |
-|---|---|---|
-| `messages` (role, content) | chat | the assistant's turns |
-| `conversations` (from, value) | chat | the assistant's turns |
-| `prompt`, `completion` | completion | the completion and its end |
-| `instruction`, (`input`,) `output` | completion | the output and its end |
-| `question`, `answer` | completion | the answer and its end |
-| `text` | text | everything |
+Which one a source names, or else what the columns of a file's first row show:
 
-Instruction, input, output, and question and answer, stand on lines of their own. A chat row may
-carry `tools`, the functions that its template is to describe.
+| format | columns | sample | loss on |
+|---|---|---|---|
+| Chat | `messages` (role, content) | chat | the assistant's turns |
+| | `conversations` (from, value) | chat | the assistant's turns |
+| Completion | `prompt`, `completion` | completion | the completion and its end |
+| | `instruction`, (`input`,) `output` | completion | the output and its end |
+| | `question`, `answer` | completion | the answer and its end |
+| Text | `text` | text | everything |
+| Alpaca | `instruction`, (`input`,) `output` | segments | the output and its end |
+| Segments | `segments` (label, text) | segments | those with a true label |
+
+Instruction, input, output, and question and answer, stand on lines of their own; Alpaca rows, which
+must be named as such, are put into a prompt. A chat row may carry `tools`, the functions that its
+template is to describe. A source that names its format may rename the columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
+from latticeforge_trainer.contract import COLUMNS, DataFormat, DataSource, PromptTemplate
+from latticeforge_trainer.data.chats import SHAREGPT, ChatReader
 from latticeforge_trainer.data.files import DataFile
 from latticeforge_trainer.data.readers import Row, read_rows
+from latticeforge_trainer.data.samples import (
+    Completion,
+    Learning,
+    Located,
+    Sample,
+    Segment,
+    Segments,
+    Text,
+)
+from latticeforge_trainer.data.values import objects_of, text_of
 from latticeforge_trainer.errors import UserError
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+Columns = Mapping[str, str]
+Parser = Callable[[Row], Sample]
 
-_SHAREGPT = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "observation": "tool",
-}
+OPTIONAL = frozenset({"tools", "system", "input", "role", "content"})
+"""Columns that a row may lack, and keys of messages."""
 
+ALPACA = PromptTemplate(
+    with_input=(
+        "Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    ),
+    without_input=(
+        "Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+    ),
+)
+"""The prompt of Stanford Alpaca, https://github.com/tatsu-lab/stanford_alpaca (2023)."""
 
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A conversation; messages are as chat templates take them."""
-
-    messages: list[dict[str, Any]]
-    tools: list[Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A prompt and how it goes on."""
-
-    prompt: str
-    completion: str
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text to learn as it is."""
-
-    text: str
-
-
-Sample = Chat | Completion | Text
-
-
-class Located(NamedTuple):
-    """A sample and the place that a message about it names."""
-
-    where: str
-    sample: Sample
+_PLACE = re.compile(r"\{(instruction|input|system)\}")
 
 
 class Format(NamedTuple):
@@ -73,19 +67,20 @@ class Format(NamedTuple):
 
     name: str
     columns: tuple[str, ...]
-    parse: Callable[[Row], Sample]
+    parse: Parser
 
 
-def read_samples(file: DataFile) -> Iterator[Located]:
+def read_samples(file: DataFile, spec: DataSource) -> Iterator[Located]:
     """The samples of a file.
 
     Raises:
         UserError: The file or a row is malformed or of no known format; says where and why.
     """
+    candidates = formats_of(spec)
     known: Format | None = None
     for row in read_rows(file):
         if known is None:
-            known = detect(row)
+            known = detect(row, candidates)
         missing = [column for column in known.columns if row.value.get(column) is None]
         if missing:
             raise UserError(
@@ -95,79 +90,62 @@ def read_samples(file: DataFile) -> Iterator[Located]:
         yield Located(row.where, known.parse(row))
 
 
-def detect(row: Row) -> Format:
+def formats_of(spec: DataSource) -> tuple[Format, ...]:
+    """The format that a source names, or those that its columns choose among."""
+    if spec.format is None:
+        return _shown_by_columns(spec)
+    columns = COLUMNS[spec.format] | (spec.fields or {})
+    needed = tuple(column for field, column in columns.items() if field not in OPTIONAL)
+    return (Format(spec.format, needed, _PARSERS[spec.format](columns, spec)),)
+
+
+def detect(row: Row, candidates: tuple[Format, ...]) -> Format:
     """The format of a file that begins with this row.
 
     Raises:
-        UserError: Its columns are of no known format.
+        UserError: Its columns are of none of them.
     """
-    for known in FORMATS:
+    for known in candidates:
         if all(column in row.value for column in known.columns):
             return known
     columns = ", ".join(f"'{column}'" for column in row.value) or "none"
-    expected = ", or ".join(" + ".join(known.columns) for known in FORMATS)
+    expected = ", or ".join(" + ".join(known.columns) for known in candidates)
     raise UserError(f"{row.where}: unknown format; expected columns {expected}; got {columns}")
 
 
-def _messages(row: Row) -> Chat:
-    turns = _turns(row, "messages")
-    messages = [
-        _message(turn, f"{row.where}, message {number}")
-        for number, turn in enumerate(turns, start=1)
-    ]
-    tools = row.value.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise UserError(f"{row.where}: 'tools' must be a list, not {_kind(tools)}")
-    return Chat(messages, tools or None)
+def _shown_by_columns(spec: DataSource) -> tuple[Format, ...]:
+    """In the order of preference: a chat with an extra `text` column is a chat."""
+    named = _aliases(spec)
+    messages = {name: COLUMNS[DataFormat.CHAT][name] for name in ("messages", "role", "content")}
+    conversations = {"messages": "conversations", "role": "from", "content": "value"}
+    return (
+        Format("chat", ("messages",), ChatReader(messages | {"tools": "tools"}, named)),
+        Format("chat", ("conversations",), ChatReader(conversations, SHAREGPT | named, plain=True)),
+        Format("prompt and completion", ("prompt", "completion"), _pair("prompt", "completion")),
+        Format("instruction", ("instruction", "output"), _instruction),
+        Format("question and answer", ("question", "answer"), _pair("question", "answer", "\n")),
+        Format("text", ("text",), _text(COLUMNS[DataFormat.TEXT], spec)),
+    )
 
 
-def _turns(row: Row, column: str) -> list[dict[str, Any]]:
-    turns = row.value[column]
-    if not isinstance(turns, list):
-        raise UserError(f"{row.where}: '{column}' must be a list, not {_kind(turns)}")
-    if not turns:
-        raise UserError(f"{row.where}: '{column}' is empty")
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict):
-            raise UserError(f"{row.where}, message {number}: must be an object, not {_kind(turn)}")
-    return turns
+def _aliases(spec: DataSource) -> dict[str, str]:
+    return {name: role for role, names in (spec.roles or {}).items() for name in names}
 
 
-def _message(turn: dict[str, Any], where: str) -> dict[str, Any]:
-    role = turn.get("role")
-    if role not in ROLES:
-        raise UserError(f"{where}: 'role' must be one of {', '.join(ROLES)}, not {role!r}")
-    # Columns that other rows of a Parquet file use are there as null.
-    message = {key: value for key, value in turn.items() if value is not None}
-    if not (message.get("tool_calls") and "content" not in message):
-        message["content"] = _content(turn.get("content"), where)
-    return message
+def _chat(columns: Columns, spec: DataSource) -> Parser:
+    # A system prompt in a column of its own is taken only where the source names the column.
+    named = {"tools", *(spec.fields or {})}
+    wanted = {field: c for field, c in columns.items() if field != "system" or field in named}
+    return ChatReader(wanted, SHAREGPT | _aliases(spec), drop_system=bool(spec.drop_system))
 
 
-def _content(content: Any, where: str) -> str:
-    if not isinstance(content, list):
-        return _text(content, "content", where)
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            raise UserError(f"{where}: only text content can be trained on")
-    return "".join(_text(part.get("text"), "text", where) for part in content)
+def _completion(columns: Columns, spec: DataSource) -> Parser:
+    del spec
+    return _pair(columns["prompt"], columns["completion"])
 
 
-def _conversations(row: Row) -> Chat:
-    messages = []
-    for number, turn in enumerate(_turns(row, "conversations"), start=1):
-        where = f"{row.where}, message {number}"
-        speaker = turn.get("from")
-        role = _SHAREGPT.get(speaker, speaker) if isinstance(speaker, str) else None
-        if role not in ROLES:
-            known = ", ".join((*_SHAREGPT, *ROLES))
-            raise UserError(f"{where}: 'from' must be one of {known}, not {speaker!r}")
-        messages.append({"role": role, "content": _text(turn.get("value"), "value", where)})
-    return Chat(messages)
-
-
-def _completion(row: Row) -> Completion:
-    return Completion(_column(row, "prompt"), _column(row, "completion"))
+def _pair(prompt: str, completion: str, between: str = "") -> Parser:
+    return lambda row: Completion(_column(row, prompt) + between, _column(row, completion))
 
 
 def _instruction(row: Row) -> Completion:
@@ -177,43 +155,58 @@ def _instruction(row: Row) -> Completion:
     return Completion("\n".join(parts) + "\n", _column(row, "output"))
 
 
-def _question(row: Row) -> Completion:
-    return Completion(_column(row, "question") + "\n", _column(row, "answer"))
+def _alpaca(columns: Columns, spec: DataSource) -> Parser:
+    template, learning = spec.prompt_template or ALPACA, Learning.of(spec)
+
+    def parse(row: Row) -> Segments:
+        values = {
+            field: _column(row, column) if row.value.get(column) else ""
+            for field, column in columns.items()
+        }
+        form = template.with_input if values["input"] else template.without_input
+        prompt = _PLACE.sub(lambda place: values[place[1]], form)
+        return Segments(
+            (
+                Segment(prompt, "user" in learning.roles),
+                Segment(values["output"], "assistant" in learning.roles),
+            ),
+            whole=True,
+        )
+
+    return parse
 
 
-def _plain(row: Row) -> Text:
-    return Text(_column(row, "text"))
+def _text(columns: Columns, spec: DataSource) -> Parser:
+    del spec
+    return lambda row: Text(_column(row, columns["text"]))
+
+
+def _segments(columns: Columns, spec: DataSource) -> Parser:
+    column, everything = columns["segments"], "user" in Learning.of(spec).roles
+
+    def parse(row: Row) -> Segments:
+        parts = []
+        for number, part in enumerate(
+            objects_of(row.value[column], column, "segment", row.where), start=1
+        ):
+            where = f"{row.where}, segment {number}"
+            label = part.get("label")
+            if not isinstance(label, bool):
+                raise UserError(f"{where}: 'label' must be true or false, not {label!r}")
+            parts.append(Segment(text_of(part.get("text"), "text", where), label or everything))
+        return Segments(tuple(parts), whole=False)
+
+    return parse
 
 
 def _column(row: Row, column: str) -> str:
-    return _text(row.value[column], column, row.where)
+    return text_of(row.value[column], column, row.where)
 
 
-def _text(value: Any, column: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{where}: '{column}' must be text, not {_kind(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{where}: '{column}' holds half a character (a lone surrogate, "
-                f"\\u{ord(value[error.start]):04x}) and cannot be written as UTF-8"
-            ) from error
-    return value
-
-
-def _kind(value: Any) -> str:
-    kinds = {list: "a list", dict: "an object", str: "text", bool: "a boolean"}
-    return "null" if value is None else kinds.get(type(value), "a number")
-
-
-FORMATS = (
-    Format("chat", ("messages",), _messages),
-    Format("chat", ("conversations",), _conversations),
-    Format("prompt and completion", ("prompt", "completion"), _completion),
-    Format("instruction", ("instruction", "output"), _instruction),
-    Format("question and answer", ("question", "answer"), _question),
-    Format("text", ("text",), _plain),
-)
-"""In the order of preference: a chat with an extra `text` column is a chat."""
+_PARSERS: dict[DataFormat, Callable[[Columns, DataSource], Parser]] = {
+    DataFormat.CHAT: _chat,
+    DataFormat.COMPLETION: _completion,
+    DataFormat.ALPACA: _alpaca,
+    DataFormat.TEXT: _text,
+    DataFormat.SEGMENTS: _segments,
+}

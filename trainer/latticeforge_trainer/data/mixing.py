@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def mixed_epochs(
     Args:
         sizes: Samples per source, each at least 1.
         weights: One positive weight per source; proportions are of samples.
-        epochs: How many; the last may be a part of one.
+        epochs: How many; the last may be a part of one, and there may be no last.
         seed: Of all shuffles; the same seed gives the same order.
 
     Yields:
@@ -35,16 +36,16 @@ def mixed_epochs(
     main = int(np.argmax(weights))
     per_epoch = [sizes[main] * weight / weights[main] for weight in weights]
     decks = [_Deck(size, (seed, source)) for source, size in enumerate(sizes)]
-    for epoch in range(math.ceil(epochs)):
+    for epoch in count() if math.isinf(epochs) else range(math.ceil(epochs)):
         end = min(epoch + 1.0, epochs)
         parts = []
         for source, share in enumerate(per_epoch):
             # Rounded as a running total: a share below one still has its turn now and then.
-            count = round(share * end) - round(share * epoch)
+            number = round(share * end) - round(share * epoch)
             if source == main:
-                count = max(1, count)
-            dealt = decks[source].deal(count)
-            parts.append(np.stack([np.full(count, source, dtype=np.int64), dealt], axis=1))
+                number = max(1, number)
+            dealt = decks[source].deal(number)
+            parts.append(np.stack([np.full(number, source, dtype=np.int64), dealt], axis=1))
         order = np.concatenate(parts)
         yield _generator(seed, len(sizes), epoch).permutation(order)
 

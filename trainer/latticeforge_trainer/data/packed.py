@@ -11,12 +11,19 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+VALIDATION = "validation"
+"""The folder, in a `prepare` artifact, of packed data that is held out from training."""
+
+
+EPOCH_ENDS, STEP_ENDS = "epoch_ends.npy", "step_ends.npy"
+"""int64: sequences up to the end of each epoch, and of each step if steps are not of equal size."""
+
 
 class PackedData:
     """The packed data of a `prepare` artifact, memory-mapped.
 
-    The order is final: sequence `i` of step `s` is number `s * sequences_per_step + i`, so all that
-    a resumed run needs to know is its step.
+    The order is final, and steps are cut from it by number, so all that a resumed run needs to know
+    is its step.
 
     Args:
         folder: The artifact's folder; see `data.packing` for its arrays.
@@ -24,6 +31,8 @@ class PackedData:
     Attributes:
         sequence_length: Tokens of a sequence, with padding.
         lengths: Real tokens of each sequence, int32 [N].
+        epoch_ends: Sequences up to the end of each epoch; of held-out data, none.
+        step_ends: Sequences up to the end of each step; None: steps are of equal size.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,6 +41,8 @@ class PackedData:
         self._position_ids = np.load(folder / "position_ids.npy", mmap_mode="r")
         self.lengths = np.load(folder / "lengths.npy")
         self.sequence_length = int(self._input_ids.shape[1])
+        self.epoch_ends = _ends(folder / EPOCH_ENDS) or []
+        self.step_ends = _ends(folder / STEP_ENDS)
 
     def __len__(self) -> int:
         return int(self._input_ids.shape[0])
@@ -54,3 +65,7 @@ class PackedData:
             "loss_mask": torch.from_numpy(self._loss_mask[rows].astype(np.bool_)),
             "position_ids": torch.from_numpy(self._position_ids[rows].astype(np.int64)),
         }
+
+
+def _ends(path: Path) -> list[int] | None:
+    return np.load(path).tolist() if path.exists() else None

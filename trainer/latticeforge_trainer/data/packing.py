@@ -21,7 +21,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from latticeforge_trainer.data.mixing import Order
-from latticeforge_trainer.data.rendering import TokenizedSource
+from latticeforge_trainer.data.tokenized import TokenizedSource
 
 WINDOW = 4096
 """Sequences whose samples are packed together. Padding falls with the square root of it: to 0.02 %

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from latticeforge_trainer.data.files import DataFile
+from latticeforge_trainer.data.values import kind_of
 from latticeforge_trainer.errors import UserError
 
 MAXIMUM_LINE = 64 << 20
@@ -70,13 +71,8 @@ def _parse(content: bytes, where: str) -> Any:
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected an object with columns, got {_kind(value)}")
+        raise UserError(f"{where}: expected an object with columns, got {kind_of(value)}")
     return value
-
-
-def _kind(value: Any) -> str:
-    kinds = {list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
 
 
 def _read_json(file: DataFile) -> Iterator[Row]:

@@ -1,9 +1,8 @@
 """Samples as token ids, and which of them the loss is taken on.
 
 A chat is rendered by the tokenizer's own template. Where the template marks the assistant's part
-with `{% generation %}`, that mark decides. Elsewhere the part is found by rendering prefixes of the
-conversation: an assistant's turn begins where the prompt before it ends and ends where the text up
-to it ends, and both must agree with the whole text, or the template cannot be trained on.
+with `{% generation %}`, that mark decides; elsewhere, and where other parts are asked for,
+`conversations` finds the turns.
 
 The token that ends the turn belongs to the loss, so that the model learns to stop; white space that
 the template puts behind it does not. A sample's first token is never a target: nothing precedes it.
@@ -12,133 +11,46 @@ the template puts behind it does not. A sample's first token is never a target: 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latticeforge_trainer.data.formats import Chat, Completion, Located, Text
-from latticeforge_trainer.errors import StepError, UserError
+from latticeforge_trainer.data.conversations import ChatRenderer, Turn
+from latticeforge_trainer.data.samples import (
+    ANSWERS,
+    Chat,
+    Completion,
+    Learning,
+    Located,
+    Segments,
+    Text,
+)
+from latticeforge_trainer.data.tokenized import Tokens
+from latticeforge_trainer.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 512
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class Tokens(NamedTuple):
-    """One sample: ids [n], and 1 where the loss of predicting this token counts [n]."""
-
-    ids: NDArray[np.int32]
-    targets: NDArray[np.uint8]
-
-
 class _Rendered(NamedTuple):
-    """A text, the character ranges that are targets, and what is added around it."""
+    """Texts to be tokenized one by one, and what of them is learned."""
 
-    text: str
-    spans: list[tuple[int, int]]
+    texts: tuple[str, ...]
+    spans: list[tuple[int, int, int]]
+    """Learned characters: number of the text, first, and one after the last."""
+    turns: list[Turn]
+    """Of the first text, if it is a chat."""
     begin: bool
     """Whether it opens with the token that the tokenizer opens a text with, if it does."""
-    end: bool
-    """Whether the end-of-text token follows, as a target, unless a special token ends the text."""
-
-
-@dataclass
-class TokenizedSource:
-    """The samples of one source that have something to learn from.
-
-    Attributes:
-        truncated: Samples cut at the sequence length.
-        skipped: Samples left out because no target token is in them.
-    """
-
-    truncated: int = 0
-    skipped: int = 0
-    _samples: list[Tokens] = field(default_factory=list)
-
-    def add(self, tokens: Tokens, length: int) -> None:
-        """Keep a sample, cut to `length` tokens, if a target is left in it."""
-        cut = Tokens(tokens.ids[:length], tokens.targets[:length])
-        if not cut.targets.any():
-            self.skipped += 1
-            return
-        self.truncated += len(tokens.ids) > length
-        self._samples.append(cut)
-
-    def sample(self, number: int) -> Tokens:
-        """One sample."""
-        return self._samples[number]
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each sample [n]."""
-        return np.fromiter((len(s.ids) for s in self._samples), np.int64, len(self._samples))
-
-
-def tokenize_source(
-    samples: Iterable[Located],
-    renderer: Renderer,
-    length: int,
-    progress: Callable[[int], None] = lambda _: None,
-) -> TokenizedSource:
-    """Tokenize a source's samples.
-
-    Args:
-        samples: In the order that numbers them.
-        renderer: Of the base model's tokenizer.
-        length: Tokens that a sample may have at most; the rest is cut off.
-        progress: Called with the number of samples so far.
-
-    Raises:
-        UserError: A sample cannot be rendered.
-    """
-    source = TokenizedSource()
-    done = 0
-    iterator = iter(samples)
-    while chunk := list(islice(iterator, _BATCH)):
-        for tokens in renderer.tokenize(chunk):
-            source.add(tokens, length)
-        done += len(chunk)
-        progress(done)
-    return source
-
-
-def load_renderer(folder: Path, name: str) -> Renderer:
-    """The renderer of a model folder's tokenizer.
-
-    Args:
-        folder: The model's folder; nothing outside of it is asked.
-        name: What messages call the model.
-
-    Raises:
-        UserError: It holds no usable tokenizer.
-    """
-    from transformers import AutoTokenizer  # noqa: PLC0415  (seconds; a reused step needs none)
-
-    # Without these transformers makes up an empty tokenizer instead of failing.
-    if not any((folder / file).exists() for file in _VOCABULARIES):
-        raise UserError(f"{name} holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except StepError:  # a signal's
-        raise
-    except Exception as error:  # the tokenizers library raises bare ones for a damaged file
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name} holds no usable tokenizer: {problem}") from error
-    return Renderer(tokenizer)
+    end: bool | None
+    """Whether the end-of-text token, which follows unless a special token ends the text, is a
+    target; None: it never follows."""
 
 
 class Renderer:
@@ -174,101 +86,83 @@ class Renderer:
         self.tokens = max(tokenizer.get_vocab().values()) + 1
         pad = tokenizer.pad_token_id
         self.pad_token: int = tokenizer.eos_token_id if pad is None else pad
-        self._marked = bool(_MARKED.search(self._template() or ""))
+        self._chats = ChatRenderer(tokenizer)
+        self._marked = bool(_MARKED.search(self._chats.template or ""))
 
-    def _template(self) -> str | None:
-        template: Any = self._tokenizer.chat_template
-        return template.get("default") if isinstance(template, dict) else template
-
-    def require_template(self, source: str) -> None:
-        """Check that chats can be rendered.
-
-        Raises:
-            UserError: The tokenizer has no chat template.
-        """
-        if not self._template():
-            raise UserError(
-                f"{source} holds chats, but the base model's tokenizer has no chat template: use "
-                "an instruction-tuned base, or data with prompt and completion, or text"
-            )
-
-    def tokenize(self, samples: Sequence[Located]) -> list[Tokens]:
-        """Tokens of each sample.
+    def tokenize(self, samples: Sequence[Located], learning: Learning = ANSWERS) -> list[Tokens]:
+        """Tokens of each sample, and what of them is learned.
 
         Raises:
             UserError: The chat template is missing, fails, or contradicts itself.
         """
-        marked = [self._marked and isinstance(sample.sample, Chat) for sample in samples]
-        plain = [self._render(s) for s, own in zip(samples, marked, strict=True) if not own]
-        encoded = self._core.encode_batch([r.text for r in plain], add_special_tokens=False)
-        located = zip(plain, encoded, strict=True)
+        marks = self._marked and learning == ANSWERS
+        marked = [marks and isinstance(sample.sample, Chat) for sample in samples]
+        plain = [
+            self._render(sample, learning)
+            for sample, own in zip(samples, marked, strict=True)
+            if not own
+        ]
+        texts = [text for rendered in plain for text in rendered.texts]
+        encoded = iter(self._core.encode_batch(texts, add_special_tokens=False))
+        rest = iter(plain)
         return [
-            self._by_mark(sample) if own else self._by_spans(*next(located))
+            self._by_mark(sample) if own else self._by_spans(next(rest), encoded)
             for sample, own in zip(samples, marked, strict=True)
         ]
 
-    def _render(self, located: Located) -> _Rendered:
+    def _render(self, located: Located, learning: Learning) -> _Rendered:
         match located.sample:
             case Text(text):
-                return _Rendered(text, [(0, len(text))], begin=True, end=bool(text))
+                return _Rendered((text,), [(0, 0, len(text))], [], True, bool(text) or None)
             case Completion(prompt, completion):
-                text = prompt + completion
-                spans = [(len(prompt), len(text))]
-                return _Rendered(text, spans, begin=True, end=bool(completion))
+                text, middle = prompt + completion, len(prompt)
+                answers = "assistant" in learning.roles
+                spans = [(0, middle, len(text))] if answers else []
+                spans += [(0, 0, middle)] if "user" in learning.roles else []
+                return _Rendered((text,), spans, [], True, answers if completion else None)
+            case Segments(parts, whole):
+                texts = tuple(part.text for part in parts)
+                spans = [(n, 0, len(part.text)) for n, part in enumerate(parts) if part.learned]
+                ends = whole and bool(texts[-1])
+                return _Rendered(texts, spans, [], whole, parts[-1].learned if ends else None)
             case Chat() as chat:
-                return self._render_chat(chat, located.where)
+                text, turns, answered = self._chats.render(chat, learning, located.where)
+                end = turns[-1].end_learned if answered else None
+                return _Rendered((text,), [], turns, False, end)
 
-    def _render_chat(self, chat: Chat, where: str) -> _Rendered:
-        self.require_template(where)
-        messages = chat.messages
-        whole = self._apply(chat, len(messages), where)
-        spans = []
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant" or number == 0:  # nothing asked for a first turn
-                continue
-            last = number + 1 == len(messages)
-            before = self._apply(chat, number, where, prompt=True)
-            after = whole if last else self._apply(chat, number + 1, where)
-            if not (whole.startswith(before) and whole.startswith(after)):
-                raise UserError(
-                    f"{where}: the chat template renders message {number + 1} differently when "
-                    "more follows, so the assistant's tokens cannot be told; use a template with "
-                    "{% generation %}, or conversations with one assistant turn"
-                )
-            spans.append((len(before), len(after)))
-        answered = bool(spans) and spans[-1][1] == len(whole)
-        return _Rendered(whole, spans, begin=False, end=answered)
-
-    def _apply(self, chat: Chat, count: int, where: str, *, prompt: bool = False) -> str:
-        """The text of the first `count` messages."""
-        return str(self._call(chat, count, where, tokenize=False, add_generation_prompt=prompt))
-
-    def _call(self, chat: Chat, count: int, where: str, **options: Any) -> Any:
-        import jinja2  # noqa: PLC0415  (transformers brings it; text data does without)
-
-        try:
-            return self._tokenizer.apply_chat_template(
-                chat.messages[:count],
-                tools=chat.tools,
-                **options,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise UserError(f"{where}: the chat template cannot render it: {error}") from error
-
-    def _by_spans(self, rendered: _Rendered, encoding: Encoding) -> Tokens:
-        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        ids = np.asarray(encoding.ids, dtype=np.int32)
-        targets = np.zeros(len(ids), dtype=np.uint8)
-        for start, end in rendered.spans:
-            inside = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
-            stop = None if rendered.begin else self._turn_end(ids[inside])
-            targets[inside[:stop]] = 1
+    def _by_spans(self, rendered: _Rendered, encoded: Iterator[Encoding]) -> Tokens:
         begin = self._begin if rendered.begin else []
-        ending = self._end if rendered.end and self._turn_end(ids) is None else []
-        return _tokens(
-            np.concatenate([begin, ids, ending]),
-            np.concatenate([np.zeros(len(begin)), targets, np.ones(len(ending))]),
-        )
+        ids: list[ArrayLike] = [begin]
+        targets: list[ArrayLike] = [np.zeros(len(begin))]
+        for number, encoding in enumerate(islice(encoded, len(rendered.texts))):
+            offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            here = np.asarray(encoding.ids, dtype=np.int32)
+            learned = np.zeros(len(here), dtype=np.uint8)
+            for text, start, end in rendered.spans:
+                if text == number:
+                    learned[_inside(offsets, start, end)] = 1
+            for turn in rendered.turns:
+                self._learn_turn(turn, here, _inside(offsets, turn.start, turn.end), learned)
+            ids.append(here)
+            targets.append(learned)
+        if rendered.end is not None and self._turn_end(here) is None:
+            ids.append(self._end)
+            targets.append([rendered.end])
+        return _tokens(np.concatenate(ids), np.concatenate(targets))
+
+    def _learn_turn(
+        self,
+        turn: Turn,
+        ids: NDArray[np.int32],
+        inside: NDArray[np.intp],
+        learned: NDArray[np.uint8],
+    ) -> None:
+        end = self._turn_end(ids[inside])
+        content = inside if end is None else inside[: end - 1]
+        if turn.learned:
+            learned[content] = 1
+        if turn.end_learned and end is not None:
+            learned[inside[end - 1]] = 1
 
     def _turn_end(self, ids: NDArray[np.int32]) -> int | None:
         """Tokens up to the special one that ends a turn, if only white space follows it."""
@@ -282,7 +176,7 @@ class Renderer:
         chat = located.sample
         if not isinstance(chat, Chat):
             raise TypeError(f"only chats have marks, not {type(chat).__name__}")
-        whole = self._call(
+        whole = self._chats.call(
             chat,
             len(chat.messages),
             located.where,
@@ -296,6 +190,11 @@ class Renderer:
             if turn_ended and ids[at] in self._special and ids[at - 1] not in self._special:
                 targets[at] = 1
         return _tokens(ids, targets)
+
+
+def _inside(offsets: NDArray[np.int64], start: int, end: int) -> NDArray[np.intp]:
+    """Tokens that touch characters from `start` to before `end`."""
+    return np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
 
 
 def _tokens(ids: ArrayLike, targets: ArrayLike) -> Tokens:

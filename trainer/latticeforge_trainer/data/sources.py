@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from latticeforge_trainer.artifacts import Store, sha256_of
 from latticeforge_trainer.contract import DataSource, digest_of
 from latticeforge_trainer.data.files import README, SUFFIXES, DataFile, Selection, is_data, walk
+from latticeforge_trainer.data.slices import RowSlice, parse_split
 from latticeforge_trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Source:
     folder: Path
     repository: Repository | None = None
     local: tuple[DataFile, ...] = ()
+
+    @property
+    def rows(self) -> RowSlice:
+        """Which rows of the split are wanted.
+
+        Raises:
+            UserError: The slice is malformed.
+        """
+        return parse_split(self.spec.split, self.spec.source)[1]
 
     @cached_property
     def wanted(self) -> Mapping[str, int]:
@@ -116,8 +126,9 @@ def _from_hub(spec: DataSource, store: Store) -> Source:
 def _single(spec: DataSource, path: Path) -> DataFile:
     if not is_data(path.name):
         raise UserError(f"{spec.source}: no data file; known are {', '.join(SUFFIXES)}")
-    if spec.subset is not None or spec.split != "train":
-        raise UserError(f"{spec.source}: a single file has neither subsets nor splits")
+    split, _ = parse_split(spec.split, spec.source)
+    if spec.subset is not None or split != "train" or spec.files is not None:
+        raise UserError(f"{spec.source}: a single file has neither subsets nor splits nor files")
     return DataFile(path, spec.source)
 
 
@@ -129,4 +140,5 @@ def _from_folder(spec: DataSource, folder: Path) -> list[DataFile]:
 
 
 def _selection(spec: DataSource) -> Selection:
-    return Selection(spec.source, spec.subset, spec.split)
+    split, _ = parse_split(spec.split, spec.source)
+    return Selection(spec.source, spec.subset, split, spec.files)

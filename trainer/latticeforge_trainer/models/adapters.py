@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from latticeforge_trainer.contract import LoRASettings
@@ -24,20 +25,38 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
     Raises:
         UserError: A target module does not exist.
     """
+    targets = settings.target_modules or "all-linear"
+    if settings.layers is not None and settings.target_modules is None:
+        targets = linear_names(model)  # PEFT takes numbers of layers only beside a list of names
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT declares int, and divides it
         lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilized,
-        target_modules=settings.target_modules or "all-linear",
+        target_modules=targets,
+        layers_to_transform=settings.layers,
         bias="none",
     )
     try:
         # Adapters keep the base's type here: DeepSpeed holds their fp32 master weights.
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        raise UserError(f"lora.targetModules {settings.target_modules}: {error}") from error
+        raise UserError(f"{_targets(settings)}: {error}") from error
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """What the linear layers but the head are called within their own modules."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers
+    linears = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
+    return sorted({name.rpartition(".")[2] for name in linears})
+
+
+def _targets(settings: LoRASettings) -> str:
+    """What was asked for, by the names of the fields."""
+    named = "targetPattern" if isinstance(settings.target_modules, str) else "targetModules"
+    layers = "" if settings.layers is None else f", lora.layers {settings.layers}"
+    return f"lora.{named} {settings.target_modules}{layers}"
 
 
 def continue_adapter(model: PreTrainedModel, folder: Path, settings: LoRASettings) -> PeftModel:

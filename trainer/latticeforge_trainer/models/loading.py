@@ -82,7 +82,7 @@ def quantization_of(folder: Path) -> str | None:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
+        folder, local_files_only=True, trust_remote_code=False, mistral_format=False
     )
     return tokenizer
 

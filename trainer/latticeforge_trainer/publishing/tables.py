@@ -62,6 +62,8 @@ def stage_row(stage: Stage) -> list[str]:
     if trained is None:
         return [name, method, *([ABSENT] * 5)]
     loss = f"{trained.first_loss:.3f} → {trained.final_loss:.3f}"
+    if trained.validation_loss is not None:
+        loss += f", held out {trained.validation_loss:.3f}"
     speed = f"{trained.tokens_per_second:,.0f}"
     counts = [f"{trained.tokens:,}", f"{trained.steps:,}"]
     return [name, method, *counts, loss, duration(trained.seconds), speed]
@@ -84,7 +86,7 @@ def speed_row(stage: Stage) -> list[str] | None:
 
 def _where_time_went(phases: PhaseTimes | None, seconds: float) -> str:
     """`forward 33 %, backward 60 %, …`: shares of the steps and their checkpoints together."""
-    whole = seconds + ((phases.checkpoint or 0.0) if phases else 0.0)
+    whole = seconds + (phases.aside if phases else 0.0)
     if phases is None or not whole:
         return ABSENT
     parts = phases.model_dump(exclude_none=True).items()

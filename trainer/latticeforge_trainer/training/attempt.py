@@ -21,7 +21,7 @@ from latticeforge_trainer.models.loading import ADAPTER_FOLDER, MODEL_FOLDER
 from latticeforge_trainer.models.streaming import Report
 from latticeforge_trainer.progress import Reporter
 from latticeforge_trainer.training import export
-from latticeforge_trainer.training.batches import BatchPlan
+from latticeforge_trainer.training.batches import BatchPlan, equal_steps
 from latticeforge_trainer.training.checkpoints import Checkpoints
 from latticeforge_trainer.training.deepspeed_config import deepspeed_config
 from latticeforge_trainer.training.engine import Engine
@@ -33,11 +33,13 @@ from latticeforge_trainer.training.meters import (
     Yardstick,
     stage_result,
 )
+from latticeforge_trainer.training.neftune import add_noise
 from latticeforge_trainer.training.plain import PlainEngine
 from latticeforge_trainer.training.process import StopSignal, World, barrier, join_world
 from latticeforge_trainer.training.recompute import choose_recompute, unpack_spare
 from latticeforge_trainer.training.start import starting_folder, starting_model
 from latticeforge_trainer.training.state import LossLog, TrainState
+from latticeforge_trainer.training.validation import Validation
 
 LOSSES = "losses.jsonl"
 
@@ -56,7 +58,7 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
     with StopSignal() as stop, gpu_memory_as_step_error(config):
         device = join_world(world, deepspeed=config.runtime.strategy.zero_stage > 0)
         data = open_data(config, store)
-        plan = make_plan(config, len(data), world)
+        plan = make_plan(config, data, world)
         engine = make_engine(config, store, plan, device, loading_report(reporter))
         work = store.work(config.digest)
         checkpoints = Checkpoints(
@@ -82,6 +84,7 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
             checkpoints=checkpoints,
             stop=stop,
             yardstick=yardstick,
+            validation=Validation.of(store.path(config.runtime.data), data.epoch_ends, plan),
         )
         if world.is_first:
             training.hooks = [
@@ -108,11 +111,10 @@ def open_data(config: TrainConfig, store: Store) -> PackedData:
     return data
 
 
-def make_plan(config: TrainConfig, sequences: int, world: World) -> BatchPlan:
+def make_plan(config: TrainConfig, data: PackedData, world: World) -> BatchPlan:
     """How this process cuts the stage into steps and micro-batches."""
     return BatchPlan(
-        sequences=sequences,
-        sequences_per_step=config.payload.sequences_per_step,
+        ends=data.step_ends or equal_steps(len(data), config.payload.sequences_per_step),
         micro_batch=config.runtime.strategy.micro_batch,
         rank=world.rank,
         world=world.size,
@@ -141,6 +143,8 @@ def make_engine(
         cuda=device.type == "cuda",
     )
     loss = TargetLoss(starting_model(config, store, device, ds_config, report))
+    if payload.neftune_noise_alpha is not None:
+        add_noise(loss.causal.get_input_embeddings(), payload.neftune_noise_alpha)
     engine: Engine
     if strategy.zero_stage == 0:
         engine = PlainEngine(loss, payload, accumulation=plan.accumulation, processes=plan.world)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -68,13 +70,17 @@ class MicroBatch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
+def equal_steps(sequences: int, size: int) -> list[int]:
+    """Where steps of `size` sequences end; the last may be short."""
+    return [min(start + size, sequences) for start in range(0, sequences, size)]
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """How steps are cut into micro-batches."""
 
-    sequences: int
-    """Sequences of the whole stage."""
-    sequences_per_step: int
+    ends: Sequence[int]
+    """Sequences up to the end of each step."""
     micro_batch: int
     """Sequences per process and forward pass."""
     rank: int = 0
@@ -82,18 +88,17 @@ class BatchPlan:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps; the last may be short."""
-        return math.ceil(self.sequences / self.sequences_per_step)
+        """Optimizer steps."""
+        return len(self.ends)
 
-    @property
+    @cached_property
     def accumulation(self) -> int:
-        """Micro-batches per process in a full step."""
-        return self._micro_steps(self.sequences_per_step)
+        """Micro-batches per process in the largest step."""
+        return max(self._micro_steps(end - start) for start, end in pairwise((0, *self.ends)))
 
     def step_indices(self, step: int) -> list[int]:
         """The sequences of one step, over all processes."""
-        first = step * self.sequences_per_step
-        return list(range(first, min(first + self.sequences_per_step, self.sequences)))
+        return list(range(self.ends[step - 1] if step else 0, self.ends[step]))
 
     def micro_batches(self, step: int) -> Iterator[list[int]]:
         """This process's sequences of one step, one list per forward pass.

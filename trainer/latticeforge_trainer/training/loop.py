@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, Protocol
 
 import torch
@@ -32,9 +32,10 @@ from latticeforge_trainer.training.meters import Yardstick
 from latticeforge_trainer.training.prefetch import StepBatches, StepMaker, prefetched
 from latticeforge_trainer.training.process import StopSignal, World, barrier, seed_step
 from latticeforge_trainer.training.readback import Readback
-from latticeforge_trainer.training.schedule import learning_rate
+from latticeforge_trainer.training.schedule import learning_rate, warmup_steps
 from latticeforge_trainer.training.state import StepRecord, TrainState
 from latticeforge_trainer.training.stopwatch import StepTimes, Stopwatch
+from latticeforge_trainer.training.validation import Validation
 
 
 class Hook(Protocol):
@@ -67,6 +68,8 @@ class Handed:
     times: StepTimes
     results: Readback
     """Loss, how many processes want to stop, whether the first wants a checkpoint, norm."""
+    validation: Readback | None = None
+    """The loss on what is held out, after this step."""
 
 
 @dataclass
@@ -83,6 +86,7 @@ class Training:
     checkpoints: Checkpoints
     stop: StopSignal
     yardstick: Yardstick
+    validation: Validation | None = None
     hooks: list[Hook] = field(default_factory=list)
     clock: Callable[[], float] = time.monotonic
 
@@ -134,6 +138,7 @@ class Training:
         times = self._stopwatch.finish_step()
         self._settle()
         self._handed = Handed(batches.step, batches.tokens, batches.flops, rate, times, results)
+        self._validate()
         if self._stop_agreed:
             self._save_and_stop()
         if self._is_due(batches.step + 1):
@@ -164,8 +169,19 @@ class Training:
             self.plan.steps,
             peak=self.payload.learning_rate,
             shape=self.payload.schedule,
-            warmup_ratio=self.payload.warmup_ratio,
+            warmup=warmup_steps(
+                self.plan.steps, self.payload.warmup_ratio, self.payload.warmup_steps
+            ),
+            floor=self.payload.min_learning_rate_ratio or 0.0,
         )
+
+    def _validate(self) -> None:
+        """Measure the loss on what is held out, if that is due after the step handed over last."""
+        handed = self._handed
+        if self.validation and handed and handed.step + 1 in self.validation.after:
+            with self._stopwatch.phase("validation"):
+                measured = Readback(self.validation.measure(self.engine))
+            self._handed = replace(handed, validation=measured)
 
     def _results(self, share: torch.Tensor, norm: torch.Tensor) -> Readback:
         """Add up the loss and what the processes want, and send for it together with the norm."""
@@ -184,7 +200,8 @@ class Training:
         if handed is None:
             return
         loss, stop, save, norm = handed.results.read()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        validation_loss = handed.validation.read()[0] if handed.validation else None
+        if not all(map(math.isfinite, (loss, norm, validation_loss or 0.0))):
             self.checkpoints.close()
             raise NumericalError(self._not_finite(handed, loss, norm))
         # Every process reads the same sums, so all of them stop and save at the same step.
@@ -194,6 +211,7 @@ class Training:
             loss=loss,
             learning_rate=handed.rate,
             grad_norm=norm,
+            validation_loss=validation_loss,
             tokens=handed.tokens,
             seconds=handed.times.total(),
             flops=handed.flops,

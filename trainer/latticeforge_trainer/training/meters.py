@@ -106,6 +106,7 @@ def stage_result(history: Sequence[StepRecord], yardstick: Yardstick) -> TrainRe
         tokens=tokens,
         first_loss=history[0].loss,
         final_loss=history[-1].loss,
+        validation_loss=history[-1].validation_loss,
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
         seconds_by_phase=seconds_by_phase(history),
@@ -142,17 +143,21 @@ class ProgressMeter:
     def __init__(self, reporter: Reporter, total_steps: int, yardstick: Yardstick) -> None:
         self._reporter, self._total, self._yardstick = reporter, total_steps, yardstick
         self._recent: deque[StepRecord] = deque(maxlen=WINDOW)
+        self._validation_loss: float | None = None
 
     def step_done(self, record: StepRecord, checkpoint_step: int | None) -> None:
         """Report the step."""
         self._recent.append(record)
+        if record.validation_loss is not None:
+            self._validation_loss = record.validation_loss
         seconds = sum(r.seconds for r in self._recent)
         phases = seconds_by_phase(self._recent)
-        elapsed = seconds + ((phases.checkpoint or 0.0) if phases else 0.0)
+        elapsed = seconds + (phases.aside if phases else 0.0)
         meters = TrainMeters(
             step=record.step,
             total_steps=self._total,
             loss=record.loss,
+            validation_loss=self._validation_loss,
             learning_rate=record.learning_rate,
             grad_norm=record.grad_norm,
             tokens_per_second=sum(r.tokens for r in self._recent) / seconds if seconds else None,

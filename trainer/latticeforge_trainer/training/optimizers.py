@@ -57,9 +57,9 @@ def make_adamw(groups: list[dict[str, Any]], payload: TrainPayload, device: torc
     Raises:
         UserError: It does not run here, or would be of no use.
     """
-    betas = (payload.adam_beta1, payload.adam_beta2)
+    betas, epsilon = (payload.adam_beta1, payload.adam_beta2), payload.adam_epsilon or 1e-8
     if payload.optimizer_states == "fp32":
-        return SkippingAdamW(groups, lr=0.0, betas=betas, fused=True)
+        return SkippingAdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
     if payload.method.is_adapter:
         raise UserError("optimizerStates INT8 is for method Full: an adapter's moments are small")
     if device.type != "cuda":
@@ -68,7 +68,7 @@ def make_adamw(groups: list[dict[str, Any]], payload: TrainPayload, device: torc
 
     exact = all(p.dtype == torch.float32 for group in groups for p in group["params"])
     bits = None if exact else 32
-    return FlashAdamW(groups, lr=0.0, betas=betas, master_weight_bits=bits)
+    return FlashAdamW(groups, lr=0.0, betas=betas, eps=epsilon, master_weight_bits=bits)
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:

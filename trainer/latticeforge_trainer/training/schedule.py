@@ -8,27 +8,29 @@ from typing import Literal
 Shape = Literal["cosine", "linear", "constant"]
 
 
+def warmup_steps(total: int, ratio: float, steps: int | None) -> int:
+    """Steps that warm up: as many as are asked for, or else a share of all, rounded up."""
+    return math.ceil(total * ratio) if steps is None else steps
+
+
 def learning_rate(
-    step: int, total: int, *, peak: float, shape: Shape, warmup_ratio: float
+    step: int, total: int, *, peak: float, shape: Shape, warmup: int, floor: float = 0.0
 ) -> float:
     """The learning rate of one step.
 
-    Warm-up rises linearly to `peak`, which its last step has; then the shape falls towards zero,
-    which the step after the last would have. No step has a rate of zero.
+    Warm-up rises linearly to `peak`, which its last step has; then the shape falls towards the
+    floor, which the step after the last would have. No step has a rate of zero.
 
     Args:
         step: From 0.
         total: Steps of the stage.
         peak: Highest rate.
         shape: `cosine`, `linear` or `constant` after the warm-up.
-        warmup_ratio: Share of `total` that warms up, rounded up to whole steps.
+        warmup: Steps that warm up.
+        floor: Where the shape ends, as a share of `peak`.
     """
-    warmup = math.ceil(total * warmup_ratio)
     if step < warmup:
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)
-    if shape == "cosine":
-        return peak * (1 + math.cos(math.pi * done)) / 2
-    if shape == "linear":
-        return peak * (1 - done)
-    return peak
+    left = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}
+    return peak * (floor + (1 - floor) * left[shape])

@@ -22,6 +22,8 @@ class StepRecord(Contract):
     learning_rate: float
     grad_norm: float
     """Before clipping."""
+    validation_loss: float | None = None
+    """Mean over the learned tokens held out, after the update; None: not measured."""
     tokens: int
     """Real tokens of this step."""
     seconds: float

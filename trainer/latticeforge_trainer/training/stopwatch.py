@@ -14,7 +14,7 @@
 On a GPU the marks are CUDA events in its stream of work. A phase is then the time that the GPU
 needed from one mark to the next: kernels in `forward` however early the host launched them, and in
 `data` only how long the GPU had nothing to do, which is what slow data costs. On a CPU they are
-readings of the clock. Checkpoints come after a step's end and so count to the next one.
+readings of the clock. Checkpoints and validation come after a step's end and so count to the next.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 
 from latticeforge_trainer.contract import PhaseTimes
 
-Phase = Literal["data", "forward", "backward", "optimizer", "checkpoint"]
+Phase = Literal["data", "forward", "backward", "optimizer", "checkpoint", "validation"]
 
 
 class Timer(Protocol):
@@ -100,9 +100,11 @@ class StepTimes:
         return PhaseTimes(**self.seconds())
 
     def total(self) -> float:
-        """Seconds from the end of the step before to the end of this one, checkpoints aside."""
-        whole = self.timer.between(self.start, self.end)
-        return whole - self.seconds().get("checkpoint", 0.0)
+        """Seconds from the end of the step before to the end of this one.
+
+        Checkpoints and validation are left out: they are no part of a step.
+        """
+        return self.timer.between(self.start, self.end) - self.by_phase().aside
 
 
 class Stopwatch:
