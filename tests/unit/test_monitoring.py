@@ -90,7 +90,7 @@ def labels_of(expression: Any) -> set[str]:
     if isinstance(expression, promql_parser.AggregateExpr):
         return set(expression.modifier.labels) if expression.modifier else set()
     if isinstance(expression, promql_parser.VectorSelector):
-        return exported()[expression.name]
+        return exported()[str(expression.name)]
     below = [node for node in nodes(expression) if node is not expression]
     return labels_of(below[0]) if below else set()
 
@@ -102,12 +102,12 @@ def test_a_query_is_promql_over_what_is_exported(query: str) -> None:
     assert selectors
     for selector in selectors:
         assert selector.name in known
-        assert {m.name for m in selector.matchers.matchers} <= known[selector.name]
+        assert {m.name for m in selector.matchers.matchers} <= known[str(selector.name)]
     for node in found:
         if isinstance(node, promql_parser.AggregateExpr):
             below = [n for n in nodes(node) if isinstance(n, promql_parser.VectorSelector)]
             for selector in below:
-                assert labels_of(node) <= known[selector.name]
+                assert labels_of(node) <= known[str(selector.name)]
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from latticeforge_operator.api import StackedTrainingSpec, Stage
-from latticeforge_operator.api.training import Data
+from latticeforge_operator.api.data import Data
 from latticeforge_operator.cli.errors import CommandError
 from latticeforge_operator.core.planning import StageData
 from latticeforge_trainer.artifacts import Store

@@ -18,7 +18,7 @@ from latticeforge_trainer.estimate.errors import EstimateError
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.terms import GIB, total
 from latticeforge_trainer.estimate.training import Run, conflict
-from latticeforge_trainer.training.batches import BatchPlan
+from latticeforge_trainer.training.batches import BatchPlan, equal_steps
 
 NAMED = [mode for mode in Recompute if mode is not Recompute.AUTO]
 INT8 = {"states": "int8"}
@@ -245,7 +245,7 @@ def test_micro_batches_are_counted_as_the_trainer_cuts_them(
     made = run("Qwen2.5-7B", "LoRA", micro_batch, processes=world)
     tokens = {"global_batch_tokens": per_step * made.payload.sequence_length}
     payload = made.payload.model_copy(update=tokens)
-    cut = BatchPlan(1000, per_step, micro_batch, world=world)
+    cut = BatchPlan(equal_steps(1000, per_step), micro_batch, world=world)
     assert Run(made.model, payload, made.strategy, made.chip).micro_batches == cut.accumulation
 
 

@@ -13,7 +13,8 @@ from itertools import islice
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
 from latticeforge_operator.api.base import parse_quantity
-from latticeforge_operator.api.training import LoRA, Storage
+from latticeforge_operator.api.hyperparameters import LoRA
+from latticeforge_operator.api.training import Storage
 from latticeforge_operator.core.planning.options import Request, option_of
 from latticeforge_operator.core.planning.placement import WITHOUT_FP8
 from latticeforge_operator.core.planning.plan import Alternative, Option
