@@ -151,6 +151,13 @@ def test_gradients_come_as_activations_go() -> None:
     assert many.get("gradients", 0) <= 2 * TABLE
 
 
+def test_whole_layers_peak_at_the_first_where_all_other_gradients_have_come() -> None:
+    terms = named(run("Qwen2.5-7B", "Full", states="int8", sequence=8192, recompute="layers"))
+    passed = TABLE + 27 / 28 * (SEVEN - 2 * TABLE)
+    assert terms["gradients"] == pytest.approx(2 * passed, rel=1e-6)
+    assert terms["activations"] == 8192 * 3584 * 2  # one layer's input
+
+
 # --- properties ---------------------------------------------------------------------------------
 
 STAGES = st.sampled_from([0, 1, 2, 3])
