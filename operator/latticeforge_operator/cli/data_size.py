@@ -57,7 +57,11 @@ def _given(texts: Iterable[str], stages: list[str]) -> dict[str, int]:
 
 
 def _data_of(stage: Stage, tokens: int | None, volume: Path) -> StageData:
-    epochs = stage.hyperparameters.epochs
+    parameters = stage.hyperparameters
+    if parameters.max_steps is not None and parameters.global_batch_samples is None:
+        # Packed sequences are full but for a hundredth, however long the data is.
+        return StageData(tokens=parameters.max_steps * parameters.global_batch_tokens, exact=True)
+    epochs = parameters.epochs
     if tokens is not None:
         return StageData(tokens=tokens * epochs, exact=True)
     sizes = [_size(data, volume) for data in stage.data]

@@ -208,6 +208,13 @@ def test_tokens_that_are_none_are_told(given: str) -> None:
         stage_data(stack_of({"source": "a/b"}), [given], Path())
 
 
+def test_so_many_steps_need_no_size_of_the_data() -> None:
+    stack = stack_of({"source": "a/b"})
+    stack.stages[0].hyperparameters.max_steps = 10
+    known = stage_data(stack, ["12M"], Path())["cic"]
+    assert known.tokens == 10 * stack.stages[0].hyperparameters.global_batch_tokens
+
+
 def test_local_samples_are_sized_and_mixed(tmp_path: Path) -> None:
     (tmp_path / "long.jsonl").write_text(("x" * 399 + "\n") * 10)
     (tmp_path / "short.jsonl").write_text(("x" * 39 + "\n") * 1000)
