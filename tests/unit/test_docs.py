@@ -116,6 +116,6 @@ def test_every_field_of_a_data_set_is_explained() -> None:
     re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training-data.md").read_text(), re.DOTALL),
 )
 def test_snippets_are_valid(snippet: str) -> None:
+    parts = {"base": TypeAdapter(Base), "data": TypeAdapter(list[Data])}
     for name, value in yaml.safe_load(snippet).items():
-        parse = {"base": Base.model_validate, "data": TypeAdapter(list[Data]).validate_python}
-        assert parse[name](value)
+        assert parts[name].validate_python(value)
