@@ -119,6 +119,11 @@ def test_held_out_samples_are_packed_apart(store: Store) -> None:
         run(store, config_of(one, more={"validation_share": 0.2}))
 
 
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
+    return fields
+
+
 # --- a changed tokenizer -----------------------------------------------------------------------
 
 
@@ -135,6 +140,7 @@ def test_another_template_and_end_are_rendered_and_handed_on(store: Store) -> No
     assert "<|im_end|>" not in text
     folder = store.resolve(result.base.path)
     assert folder is not None
+    assert not {"is_local", "local_files_only"} & tokenizer_config(folder).keys()
     generation = json.loads((folder / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [256, 258]
     # Everything else is the base's own, and loads.

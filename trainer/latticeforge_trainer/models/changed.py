@@ -28,7 +28,10 @@ from latticeforge_trainer.models.tokenizers import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GENERATION = "generation_config.json"
+GENERATION, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+
+_OF_LOADING = frozenset({"is_local", "local_files_only"})
+"""How the tokenizer was opened, which transformers writes down beside what it is."""
 
 _REWRITTEN = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 """What a tokenizer is saved as; what it no longer writes is not taken over from the base."""
@@ -121,6 +124,10 @@ def _save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a tokenizer's files over whatever is there; a link is replaced, not followed."""
     with TemporaryDirectory(dir=folder.parent) as staging:
         tokenizer.save_pretrained(staging)
+        config = Path(staging) / TOKENIZER_CONFIG
+        fields: dict[str, Any] = json.loads(config.read_text())
+        kept = {name: value for name, value in fields.items() if name not in _OF_LOADING}
+        config.write_text(json.dumps(kept, indent=1))
         for path in Path(staging).iterdir():
             path.replace(folder / path.name)
 
