@@ -183,11 +183,11 @@ def test_an_unknown_architecture_is_told(tmp_path: Path) -> None:
 # --- tokens
 
 
-def stack_of(*data: dict[str, Any], epochs: int = 1) -> Any:
+def stack_of(*data: dict[str, Any], **parameters: Any) -> Any:
     text = yaml.safe_load_all(FULL.read_text())
     stack = list(text)[1]["spec"]
     stack["stages"][0]["data"] = list(data)
-    stack["stages"][0]["hyperparameters"]["epochs"] = epochs
+    stack["stages"][0]["hyperparameters"] |= {"epochs": 1} | parameters
     from latticeforge_operator.api import StackedTrainingSpec  # noqa: PLC0415
 
     return StackedTrainingSpec.model_validate(stack)
@@ -209,8 +209,7 @@ def test_tokens_that_are_none_are_told(given: str) -> None:
 
 
 def test_so_many_steps_need_no_size_of_the_data() -> None:
-    stack = stack_of({"source": "a/b"})
-    stack.stages[0].hyperparameters.max_steps = 10
+    stack = stack_of({"source": "a/b"}, maxSteps=10)
     known = stage_data(stack, ["12M"], Path())["cic"]
     assert known.tokens == 10 * stack.stages[0].hyperparameters.global_batch_tokens
 
