@@ -301,7 +301,8 @@ class TrainPayload(Contract):
     """How AdamW's moments are held; `int8` is smaller, and lossy."""
     sequence_length: int = Field(gt=0)
     global_batch_tokens: int = Field(gt=0)
-    """Tokens per optimizer step; rounded down to whole sequences, at least one."""
+    """Tokens per optimizer step; rounded down to whole sequences, at least one. Where `prepare`
+    has cut steps of so many samples, those count, and this is what they take at most."""
     neftune_noise_alpha: float | None = Field(default=None, gt=0)
     """Size of the noise on embeddings in training; None: no noise."""
     lora: LoRASettings | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latticeforge_operator.api import Stage
-from latticeforge_operator.api.hyperparameters import LoRA
+from latticeforge_operator.api.hyperparameters import Hyperparameters, LoRA
 from latticeforge_operator.api.training import Base, Handoff
 from latticeforge_trainer.contract import (
     ChatTemplate,
@@ -58,12 +58,19 @@ def train_payload(stage: Stage) -> TrainPayload:
         max_grad_norm=float(parameters.max_grad_norm),
         optimizer_states="int8" if parameters.optimizer_states == "INT8" else "fp32",
         sequence_length=parameters.sequence_length,
-        global_batch_tokens=parameters.global_batch_tokens,
+        global_batch_tokens=_tokens_per_step(parameters),
         neftune_noise_alpha=_number(parameters.neftune_noise_alpha) or None,
         lora=_settings(stage.lora or LoRA()) if stage.method.is_adapter else None,
         continue_adapter=stage.handoff is Handoff.CONTINUE_ADAPTER,
         seed=parameters.seed,
     )
+
+
+def _tokens_per_step(parameters: Hyperparameters) -> int:
+    """Tokens of a step; of a step of samples, what they take at most."""
+    if parameters.global_batch_samples is None:
+        return parameters.global_batch_tokens
+    return parameters.global_batch_samples * parameters.sequence_length
 
 
 def _settings(lora: LoRA) -> LoRASettings:

@@ -130,3 +130,10 @@ def test_hyperparameters_reach_training() -> None:
 )
 def test_the_adapters_place_reaches_training(lora: dict[str, Any], payload: dict[str, Any]) -> None:
     assert trained(method="LoRA", lora=lora)["lora"].items() >= payload.items()
+
+
+def test_a_step_of_samples_is_planned_for_what_they_take_at_most() -> None:
+    made = train_payload(
+        parsed(hyperparameters={"globalBatchSamples": 8, "sequenceLength": 512}).stages[0]
+    )
+    assert (made.global_batch_tokens, made.sequences_per_step) == (8 * 512, 8)
