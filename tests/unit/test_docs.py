@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -119,6 +120,9 @@ def test_every_field_of_a_data_set_is_explained() -> None:
     re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training-data.md").read_text(), re.DOTALL),
 )
 def test_snippets_are_valid(snippet: str) -> None:
-    parts = {"base": TypeAdapter(Base), "data": TypeAdapter(list[Data])}
+    parts: dict[str, TypeAdapter[Any]] = {
+        "base": TypeAdapter(Base),
+        "data": TypeAdapter(list[Data]),
+    }
     for name, value in yaml.safe_load(snippet).items():
         assert parts[name].validate_python(value)
