@@ -25,6 +25,8 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+NOT_YET = {"plan"}
+"""Commands that the limits name as missing."""
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
@@ -53,6 +55,8 @@ def test_make_targets_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_commands_and_their_options_exist(path: Path) -> None:
     for name, rest in re.findall(r"`latticeforge ([a-z]+)([^`]*)`", path.read_text()):
+        if name in NOT_YET:
+            continue
         command = group.commands[name]
         if isinstance(command, click.Group) and rest.split():
             command = command.commands[rest.split()[0]]
@@ -116,9 +120,9 @@ def test_every_field_of_a_data_set_is_explained() -> None:
     re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training-data.md").read_text(), re.DOTALL),
 )
 def test_snippets_are_valid(snippet: str) -> None:
-    models: dict[str, TypeAdapter[Any]] = {
+    parts: dict[str, TypeAdapter[Any]] = {
         "base": TypeAdapter(Base),
         "data": TypeAdapter(list[Data]),
     }
     for name, value in yaml.safe_load(snippet).items():
-        assert models[name].validate_python(value)
+        assert parts[name].validate_python(value)

@@ -6,8 +6,10 @@ Axolotl documents them under "Instruction Tuning".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any
 
 _TASK = "an instruction that describes a task"
@@ -126,7 +128,10 @@ def _own_prompt(kind: dict[str, Any]) -> Rows | None:
     values = {name: kind.get(name) or default for name, default in _OWN_KEYS.items()}
     if unknown or not all(isinstance(value, str) for value in values.values()):
         return None
-    system = values["system_format"]
+    forms = [_template(values[name]) for name in ("system_format", "format", "no_input_format")]
+    if None in forms or _PLACE.search(values["system_prompt"]):
+        return None
+    system, with_input, without_input = (str(form) for form in forms)
     if values["system_prompt"]:
         system = system.replace("{system}", values["system_prompt"])
     elif system != "{system}":
@@ -139,11 +144,30 @@ def _own_prompt(kind: dict[str, Any]) -> Rows | None:
         "Alpaca",
         {name: column for name, column in columns.items() if column != name},
         {
-            "withInput": system + values["format"],
-            "withoutInput": system + values["no_input_format"],
+            "withInput": system + with_input,
+            "withoutInput": system + without_input,
         },
     )
 
+
+def _template(form: str) -> str | None:
+    """A format string of Python's as a prompt template, whose other braces stand for themselves.
+
+    None when it names other columns, or if a text of it would be taken for a column.
+    """
+    try:
+        parts = list(Formatter().parse(form))
+    except ValueError:
+        return None
+    template = "".join(
+        text if place is None else f"{text}{{{place}}}" for text, place, _, _ in parts
+    )
+    named = [place for _, place, _, _ in parts if place is not None]
+    unformatted = not any(spec or conversion for _, _, spec, conversion in parts)
+    return template if unformatted and _PLACE.findall(template) == named else None
+
+
+_PLACE = re.compile(r"\{(instruction|input|system)\}")
 
 _OWN_KEYS = {
     "system_prompt": "",

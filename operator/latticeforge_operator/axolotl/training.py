@@ -282,7 +282,7 @@ TRAINING: dict[str, Key] = {
         "jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps",
         refused("the schedule does not restart here"),
     ),
-    **keys("fp32_norms", decided("norms are computed in 32 bits")),
+    **keys("fp32_norms fp32_norm_classes", decided("norms are computed in 32 bits")),
     **keys(
         "tf32",
         only(

@@ -142,6 +142,20 @@ ENTRIES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         },
     ),
     (
+        {
+            "path": "owner/data",
+            "type": {"format": "{{{instruction}}} {input}", "no_input_format": "{{{instruction}}}"},
+        },
+        {
+            "source": "owner/data",
+            "format": "Alpaca",
+            "promptTemplate": {
+                "withInput": "{system}{{instruction}} {input}",
+                "withoutInput": "{system}{{instruction}}",
+            },
+        },
+    ),
+    (
         {"path": "owner/data", "type": {"field_output": "answer"}},
         {
             "source": "owner/data",
@@ -171,6 +185,8 @@ def test_entry(entry: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"path": "owner/data"}, "type"),
         ({"path": "owner/data", "type": {"system_format": "S: {system}"}}, "type"),
         ({"path": "owner/data", "type": {"field_prompt": "x"}}, "type"),
+        ({"path": "owner/data", "type": {"format": "say {{input}}"}}, "type"),
+        ({"path": "owner/data", "type": {"system_prompt": "say {input}"}}, "type"),
         ({**CHAT, "message_property_mappings": {"weight": "weight"}}, "message_property_mappings"),
         ({**CHAT, "roles": {"narrator": ["narrator"]}}, "roles"),
         ({**CHAT, "shards": 10}, "shards"),
