@@ -205,6 +205,20 @@ def test_a_checkpoint_is_due_by_the_clock() -> None:
     assert saves == ["save 4"]
 
 
+def test_checkpoints_that_training_waits_for_are_fewer() -> None:
+    stage = Stage()
+
+    def clock() -> float:
+        steps, saves = (sum(word in entry for entry in stage.log) for word in ("wait", "save"))
+        return 10.0 * steps + 4.0 * saves
+
+    training(stage, every_seconds=5, clock=clock).run()
+
+    # Every step is longer than five seconds, but one that took four is followed by forty without.
+    saves = [entry for entry in stage.log if "save" in entry]
+    assert saves == ["save 2"]
+
+
 def test_every_step_says_where_its_time_went() -> None:
     made = training(Stage(), every_steps=4)
 

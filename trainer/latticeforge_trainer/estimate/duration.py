@@ -8,6 +8,20 @@ from latticeforge_trainer.estimate.disk import state_bytes
 from latticeforge_trainer.estimate.training import Run
 
 
+WAITING = 0.1
+"""Most of the time that training waits for checkpoints, as a share."""
+
+
+def checkpoint_interval(every: float, stall: float) -> float:
+    """Seconds from one checkpoint to the next.
+
+    Args:
+        every: As asked for.
+        stall: Seconds that training stands still for one: what takes long is written less often.
+    """
+    return max(every, stall / WAITING)
+
+
 def loading_seconds(run: Run, rates: Rates = RATES) -> float:
     """From a train pod's start to its first step: each node reads the model once."""
     return rates.start + run.model.stored_bytes / rates.disk_read

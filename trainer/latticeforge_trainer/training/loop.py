@@ -25,6 +25,7 @@ from torch import distributed
 
 from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.errors import Interrupted, NumericalError
+from latticeforge_trainer.estimate.duration import checkpoint_interval
 from latticeforge_trainer.training.batches import BatchPlan, PackedSequences
 from latticeforge_trainer.training.checkpoints import Checkpoints
 from latticeforge_trainer.training.engine import Engine
@@ -54,6 +55,7 @@ class CheckpointPolicy:
 
     every_steps: int | None
     every_seconds: float
+    """At least; more where training would wait for checkpoints too much of its time."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Training:
         self._handed: Handed | None = None
         self._stop_agreed = self._save_agreed = False
         self._saved_step, self._saved_time = self.state.step, self.clock()
+        self._stall = 0.0
         self._stopwatch = Stopwatch.on(self.engine.device)
         make = StepMaker(self.data, self.plan, self.engine.device, self.yardstick.flops)
         steps = prefetched(make, range(self.state.step, self.plan.steps))
@@ -222,7 +225,8 @@ class Training:
             hook.step_done(record, self.checkpoints.committed)
 
     def _is_overdue(self) -> bool:
-        return self.clock() - self._saved_time >= self.policy.every_seconds
+        interval = checkpoint_interval(self.policy.every_seconds, self._stall)
+        return self.clock() - self._saved_time >= interval
 
     def _is_due(self, done: int) -> bool:
         if done == self.plan.steps:
@@ -233,10 +237,12 @@ class Training:
     def _save(self) -> None:
         """Settle the last step, so that what is saved is known to be good, and save."""
         self._settle()
+        started = self.clock()
         if self.state.step > self._saved_step:
             with self._stopwatch.phase("checkpoint"):
                 self.checkpoints.save(self.state)
         self._saved_step, self._saved_time = self.state.step, self.clock()
+        self._stall = self._saved_time - started
         self._save_agreed = False
 
     def _save_and_stop(self) -> NoReturn:

@@ -11,6 +11,7 @@ from latticeforge_operator.core.steps import Step
 from latticeforge_trainer.contract import EvaluatePayload, LoRASettings, PublishPayload, StepKind
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.duration import (
+    checkpoint_interval,
     checkpoint_seconds,
     download_seconds,
     evaluation_seconds,
@@ -36,7 +37,7 @@ ASIDE_ERROR = 0.5
 """How far everything but training may be off, as a share: disks, networks and answers differ."""
 
 CHECKPOINT_SECONDS = 600
-"""Between two checkpoints: `TrainRuntime.checkpoint_every_seconds`."""
+"""Between two checkpoints, at least: `TrainRuntime.checkpoint_every_seconds`."""
 
 SPOT_HOURS = 4
 """Hours after which spot nodes are taken back, for the high figure."""
@@ -99,7 +100,7 @@ def _train(step: Step, context: Context, _first: bool) -> Work:
     aside, stall = loading + result_seconds(stage.run), checkpoint_seconds(stage.run)
 
     def whole(trains: int, sure: float) -> int:
-        return round(trains + sure * (aside + stall * (trains // CHECKPOINT_SECONDS)))
+        return round(trains + sure * (aside + stall * checkpoints_in(trains, stall)))
 
     seconds = Spread(
         whole(training.low, 1 - ASIDE_ERROR),
@@ -107,10 +108,10 @@ def _train(step: Step, context: Context, _first: bool) -> Work:
         whole(training.high, 1 + ASIDE_ERROR),
     )
     if context.spot:
-        seconds = _taken_back(seconds, loading)
+        seconds = _taken_back(seconds, loading + checkpoint_interval(CHECKPOINT_SECONDS, stall))
     parts = [f"{stage.data.tokens:,} tokens at {stage.tokens_per_second:,.0f} tokens/s"]
     parts.append(f"{aside:,.0f} s of loading and saving")
-    if count := training.expected // CHECKPOINT_SECONDS if stall else 0:
+    if count := checkpoints_in(training.expected, stall) if stall else 0:
         parts.append(f"{count} checkpoints that it waits {stall:,.0f} s for")
     return Work(step.name, stage.run.world, seconds, ", ".join(parts))
 
@@ -127,10 +128,18 @@ def _training_seconds(stage: StagePlan, data: StageData) -> Spread[int]:
     )
 
 
-def _taken_back(seconds: Spread[int], loading: float) -> Spread[int]:
+def checkpoints_in(seconds: float, stall: float) -> int:
+    """Checkpoints of so many seconds of training; how long one takes shows with the first."""
+    if seconds < CHECKPOINT_SECONDS:
+        return 0
+    later = (seconds - CHECKPOINT_SECONDS) // checkpoint_interval(CHECKPOINT_SECONDS, stall)
+    return 1 + int(later)
+
+
+def _taken_back(seconds: Spread[int], loss: float) -> Spread[int]:
     """On spot nodes, at worst: work since the last checkpoint again, after loading again."""
     losses = seconds.high // (SPOT_HOURS * 3600) + 1
-    high = seconds.high + round(losses * (CHECKPOINT_SECONDS + loading))
+    high = seconds.high + round(losses * loss)
     return Spread(seconds.low, seconds.expected, high)
 
 

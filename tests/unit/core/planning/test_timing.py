@@ -73,13 +73,21 @@ def test_training_waits_for_checkpoints_that_deepspeed_writes() -> None:
     seconds = tokens.tokens / stage.tokens_per_second if tokens.tokens else 0
     stall = checkpoint_seconds(stage.run)
     assert stall == pytest.approx(14 * LARGE.parameters.total / RATES.disk_write)
-    count = seconds // timing.CHECKPOINT_SECONDS
-    assert count >= 1
-    assert f"{count:.0f} checkpoints that it waits {stall:,.0f} s for" in train.why
+    count = timing.checkpoints_in(seconds, stall)
+    assert count == 1  # the next one would be due after ten times as long as the first took
+    assert f"{count} checkpoints that it waits {stall:,.0f} s for" in train.why
     aside = loading_seconds(stage.run) + result_seconds(stage.run)
     assert train.seconds.expected == pytest.approx(seconds + aside + count * stall, abs=2)
     whole = option_of(Request(asked(method="LoRA"), SMALL, {"one": tokens}), h200(), 8)
     assert checkpoint_seconds(whole.stages[0].run) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stall", "count"),
+    [(599, 0, 0), (600, 0, 1), (1800, 0, 3), (1800, 60, 3), (1800, 61, 2), (1800, 1000, 1)],
+)
+def test_checkpoints_that_take_long_are_few(seconds: float, stall: float, count: int) -> None:
+    assert timing.checkpoints_in(seconds, stall) == count
 
 
 def test_what_was_measured_sharpens_the_next_prediction() -> None:
