@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ TURNS = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the vocabulary of Mistral's 12 B and larger models."""
-    package = pytest.importorskip("mistral_common", reason="needs latticeforge[mistral]")
-    data = Path(package.__file__).parent / "data" / "tekken_240911.json"
+    missing = "needs mistral-common 1.13: pip install 'latticeforge[mistral]'"
+    package = pytest.importorskip("mistral_common.integrations", reason=missing)
+    data = Path(package.__file__).parents[1] / "data" / "tekken_240911.json"
     shutil.copyfile(data, tmp_path / TEKKEN)
     return tmp_path
 
@@ -38,7 +40,7 @@ def test_its_tokens_are_those_of_mistral_common(folder: Path) -> None:
 
     mode = validator.ValidationMode.finetuning
     theirs = MistralTokenizer.from_file(str(folder / TEKKEN), mode=mode)
-    conversation = request.ChatCompletionRequest(messages=TURNS, model="any")
+    conversation: Any = request.ChatCompletionRequest(messages=TURNS, model="any")
     tokenizer = open_tekken(folder, "owner/model")
     [tokens] = Renderer(tokenizer).tokenize([Located("here", Chat(TURNS))])
     assert tokens.ids.tolist() == theirs.encode_chat_completion(conversation).tokens

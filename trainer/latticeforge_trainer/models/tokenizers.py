@@ -60,7 +60,7 @@ def open_tekken(folder: Path, name: str) -> PreTrainedTokenizerBase:
         name: What messages call the model.
 
     Raises:
-        UserError: It holds no such file, or mistral-common is not installed.
+        UserError: It holds no such file, or mistral-common is not installed, or too old.
     """
     from transformers.integrations.mistral.tokenizer import (  # noqa: PLC0415  (seconds)
         convert_tekken_tokenizer,
@@ -73,7 +73,7 @@ def open_tekken(folder: Path, name: str) -> PreTrainedTokenizerBase:
         from mistral_common.integrations.chat_templates import chat_templates  # noqa: PLC0415
     except ImportError as error:
         raise UserError(
-            "vocabulary Tekken needs the package mistral-common; "
+            "vocabulary Tekken needs the package mistral-common 1.13 or later; "
             "pip install 'latticeforge[mistral]'"
         ) from error
     template = chat_templates.convert_tokenizer_to_chat_template(file)
