@@ -7,7 +7,6 @@ from latticeforge_trainer.estimate.constants import RATES, Rates
 from latticeforge_trainer.estimate.disk import state_bytes
 from latticeforge_trainer.estimate.training import Run
 
-
 WAITING = 0.1
 """Most of the time that training waits for checkpoints, as a share."""
 
