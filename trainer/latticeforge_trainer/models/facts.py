@@ -10,6 +10,7 @@ from typing import Any
 from latticeforge_trainer.contract import Method, ModelFacts
 from latticeforge_trainer.data.files import README, front_matter
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.config_fields import size_fields
 from latticeforge_trainer.models.headers import Header, count_parameters, integer_share
 
 NF4 = "nf4"
@@ -150,6 +151,7 @@ def facts_of(
         vocabulary=vocabulary,
         quantization=quantization,
         licence=_licence(folder, name),
+        config=size_fields(config),
     )
 
 

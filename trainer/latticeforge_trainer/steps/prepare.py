@@ -1,7 +1,8 @@
 """The `prepare` step: everything that can be refused before GPUs are asked for, then the data.
 
     resolve      which commit of the base and of each source; the artifact's digest follows
-    preflight    destination, config, weights, method; every row of every source; chat template
+    preflight    destination, config, weights, method; the base is reported, so that the operator
+                 plans with it; every row of every source; chat template
     tokenize     render, mix, pack in memory
     download     the base's weights
     write        the packed arrays and, last, the manifest
@@ -35,6 +36,7 @@ from latticeforge_trainer.contract import (
 )
 from latticeforge_trainer.data.sources import Source, locate_source
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.config_fields import size_fields
 from latticeforge_trainer.models.base import Base, locate_base
 from latticeforge_trainer.models.facts import (
     check_method,
@@ -146,7 +148,15 @@ def _finished(store: Store, digest: str, base: Base) -> PrepareResult | None:
         return None
     brought: dict[str, int] = manifest.extra["base"]
     whole = all(_size(base.folder / name) == size for name, size in brought.items())
-    return manifest.result if whole else None
+    return _with_config(manifest.result, base) if whole else None
+
+
+def _with_config(result: PrepareResult, base: Base) -> PrepareResult:
+    """The result with the base's sizes, which earlier versions did not keep."""
+    if result.base.config is not None:
+        return result
+    sizes = size_fields(read_config(base.folder, base.name))
+    return result.model_copy(update={"base": result.base.model_copy(update={"config": sizes})})
 
 
 def _size(path: Path) -> int | None:
@@ -167,6 +177,7 @@ class _Preparation:
 
     def run(self) -> PrepareResult:
         facts, renderer = self._check_base()
+        self.reporter.learned(facts, f"checked {self.base.name}", 0.02)
         files = self._bring_data()
         self._check_data(files, renderer)
         tokenized = self._tokenize(files, renderer)
