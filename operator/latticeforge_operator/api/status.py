@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from latticeforge_operator.api.base import APIModel
-from latticeforge_trainer.contract import TrainMeters
+from latticeforge_trainer.contract import Strategy, TrainMeters
 
 
 class Phase(StrEnum):
@@ -201,8 +201,56 @@ class CostStatus(StatusModel):
     """GPU-seconds held."""
 
 
+class SpreadStatus(StatusModel):
+    """A predicted figure and how far it may be off."""
+
+    low: str
+    """If the model's error goes the good way."""
+    expected: str
+    """The prediction."""
+    high: str
+    """If the model's error goes the bad way, and spot nodes are taken back."""
+
+
+class StagePlanStatus(StatusModel):
+    """How one stage trains, and what it is predicted to need."""
+
+    name: str
+    """Name of the stage."""
+    strategy: dict[str, Any] = Field(
+        default_factory=dict, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
+    )
+    """The trainer's strategy: processes, nodes, microBatch, zeroStage, offload, recompute, …"""
+    words: str = ""
+    """The strategy in words."""
+    accumulation: int | None = None
+    """Forward passes of each process in one optimizer step."""
+    memory: str | None = None
+    """Predicted peak of GPU memory, in GiB for each GPU."""
+    capacity: str | None = None
+    """What of a GPU's memory may be used, in GiB."""
+    tokens: int | None = None
+    """Real tokens of the stage over all epochs; empty while nobody knows."""
+    tokens_exact: bool = False
+    """Whether they were counted by `prepare`, rather than estimated."""
+    tokens_per_second: float | None = None
+    """Predicted throughput of all GPUs together."""
+    speed_factor: float = 1
+    """What runs that were measured have changed in it."""
+    hours: str | None = None
+    """Predicted hours of the train step."""
+
+    @property
+    def planned(self) -> Strategy | None:
+        """`strategy`, unless it is that of another trainer."""
+        try:
+            return Strategy.model_validate(self.strategy) if self.strategy else None
+        except ValidationError:
+            return None
+
+
 class PlanStatus(StatusModel):
-    """Where and how the stack runs."""
+    """Where and how the stack runs, and what that is predicted to take."""
 
     pool: str
     """Name of the GPUPool."""
@@ -210,6 +258,18 @@ class PlanStatus(StatusModel):
     """GPUs of the train steps; 0 on CPU."""
     steps: list[str]
     """The steps, in order."""
+    stages: list[StagePlanStatus] = Field(default_factory=list)
+    """The stages; empty where nothing is predicted: on CPU, and before the base is known."""
+    hours: SpreadStatus | None = None
+    """Hours of the whole stack; empty while tokens are unknown."""
+    cost: SpreadStatus | None = None
+    """Money for the whole stack; empty while tokens are unknown."""
+    currency: str | None = None
+    """ISO 4217 code of `cost`."""
+    tradeoff: str = ""
+    """What was given for what, in one sentence; empty where nothing was."""
+    assumptions: list[str] = Field(default_factory=list)
+    """What the figures rest on."""
 
 
 class PublishedStatus(StatusModel):

@@ -283,6 +283,9 @@ class Compute(APIModel):
     """GPUs of the train steps; left out: as many as needed."""
     objective: Literal["Cheapest", "Fastest"] = "Cheapest"
     """What the choice of pool and GPUs minimises."""
+    deadline: Duration | None = None
+    """How long the whole stack may take by its plan, such as 12h: slower choices are refused. What
+    runs is not ended by it."""
     queue: DNSLabel | None = None
     """Kueue LocalQueue that admits the Jobs."""
     priority_class_name: DNSLabel | None = None
