@@ -15,6 +15,8 @@ SIZE_FIELDS = frozenset(
         "decoder_sparse_step",
         "dtype",
         "head_dim",
+        "hidden_act",
+        "hidden_activation",
         "hidden_size",
         "intermediate_size",
         "layer_types",
