@@ -121,6 +121,22 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(hours=hours, minutes=minutes, seconds=seconds)
 
 
+_UNITS = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTP", 1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTP", 1)},
+}
+
+
+def parse_quantity(text: str) -> int:
+    """The value of a `Quantity`, such as bytes of memory, rounded down."""
+    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no quantity; write it like 500Gi")
+    return int(Decimal(match[1]) * _UNITS[match[2]])
+
+
 def parse_decimal(text: str) -> Decimal:
     """The value of a `DecimalString`."""
     return Decimal(text)

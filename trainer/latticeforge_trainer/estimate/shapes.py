@@ -109,14 +109,17 @@ class ModelShape:
         """Weights that one token is multiplied with: linear layers, active experts, the head."""
         return self._matrices(self.active_experts) + self.vocabulary * self.hidden
 
+    @property
+    def attention_parameters(self) -> int:
+        """Weights of one layer's queries, keys, values and output."""
+        return 2 * self.hidden * (self.attention_width + self.kv_heads * self.head_dim)
+
     def _matrices(self, experts: int) -> int:
-        kv_width = self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * (self.attention_width + kv_width)
         dense = 3 * self.hidden * self.intermediate
         sparse = 3 * self.hidden * (experts * self.expert_width + self.shared_width)
         gates = self.hidden * (self.experts + (1 if self.shared_width else 0))
         return (
-            self.layers * attention
+            self.layers * self.attention_parameters
             + self.dense_layers * dense
             + self.sparse_layers * (sparse + gates)
         )
@@ -135,12 +138,16 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
     """
     text = config.get("text_config", config)
     family = FAMILIES.get(text.get("model_type"))
+    return None if family is None or missing_sizes(text) else _shape(text, family)
+
+
+def missing_sizes(text: Mapping[str, Any]) -> list[str]:
+    """Fields that a config of a known architecture leaves to the library that reads it."""
+    family = FAMILIES.get(text.get("model_type"))
     if family is None:
-        return None
+        return []
     needed = [*_ALWAYS, *((family.expert_width, _ROUTED) if family.experts else ())]
-    if any(text.get(name) is None for name in needed):
-        return None
-    return _shape(text, family)
+    return [name for name in needed if text.get(name) is None]
 
 
 def _shape(text: Mapping[str, Any], family: Family) -> ModelShape:

@@ -1,0 +1,166 @@
+"""The fastest strategy of one stage that fits on given GPUs.
+
+Every sharding that the trainer runs is tried with growing micro-batches, until they no longer fit or
+no longer pay. What is recomputed is left to the trainer, which chooses by the memory that it finds
+(`Recompute.AUTO`, which the estimate simulates); only where more memory must stay free than the
+trainer would leave, a mode is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from latticeforge_operator.api import GPUPool
+from latticeforge_operator.api.base import parse_quantity
+from latticeforge_operator.core.planning.history import Factor
+from latticeforge_operator.core.planning.plan import StageData, StagePlan
+from latticeforge_operator.core.planning.strategies import (
+    NAMED,
+    Sharding,
+    micro_batches,
+    shardings,
+)
+from latticeforge_trainer.contract import Offload, Recompute, Strategy, TrainPayload
+from latticeforge_trainer.estimate.base_model import BaseModel
+from latticeforge_trainer.estimate.chips import Chip
+from latticeforge_trainer.estimate.memory import Memory, gpu_memory, host_memory
+from latticeforge_trainer.estimate.speed import speed
+from latticeforge_trainer.estimate.terms import Term, total
+from latticeforge_trainer.estimate.training import Run
+
+ALIKE = 0.99
+"""A strategy within this share of the fastest is taken before it if it needs less machinery."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage to be trained."""
+
+    stage: str
+    payload: TrainPayload
+    model: BaseModel
+    data: StageData
+    factor: Factor
+
+
+@dataclass(frozen=True)
+class Site:
+    """GPUs of a pool, in pods of equal size."""
+
+    pool: GPUPool
+    chip: Chip
+    nodes: int
+    """Pods, each on a node of its own."""
+    processes: int
+    """GPUs of each pod."""
+    headroom: float = 0.0
+    """Share of the GPU memory that is left free beyond the estimate's own margin."""
+
+    @property
+    def gpus(self) -> int:
+        """Over all pods."""
+        return self.nodes * self.processes
+
+    @cached_property
+    def host_bytes(self) -> int | None:
+        """A pod's share of its node's memory; None: the pool does not say."""
+        if self.pool.spec.host_memory is None:
+            return None
+        whole = parse_quantity(self.pool.spec.host_memory)
+        return int(whole * self.processes / max(1, self.pool.spec.gpus_per_node))
+
+    def capacity(self, memory: Memory) -> int:
+        """What of a GPU's memory may be used."""
+        return int(memory.capacity * (1 - self.headroom))
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """The least that one sharding needs, which is too much."""
+
+    strategy: Strategy
+    memory: Memory
+    capacity: int
+    host: tuple[Term, ...]
+
+    @property
+    def fits_gpu(self) -> bool:
+        """Whether it is host memory alone that is missing."""
+        return self.memory.reserved <= self.capacity
+
+
+def search(task: Task, site: Site) -> StagePlan | list[Misfit]:
+    """The fastest strategy that fits, or why none does: the least need of each sharding."""
+    plans: list[StagePlan] = []
+    misfits: list[Misfit] = []
+    for sharding in shardings(task.payload, site.gpus):
+        found = list(_growing(task, site, sharding))
+        plans += [result for result in found if isinstance(result, StagePlan)]
+        if isinstance(found[0], Misfit):
+            misfits.append(found[0])
+    if not plans:
+        return misfits
+    fastest = max(plan.speed.tokens_per_second for plan in plans)
+    return next(plan for plan in plans if plan.speed.tokens_per_second >= ALIKE * fastest)
+
+
+def _growing(task: Task, site: Site, sharding: Sharding) -> Iterator[StagePlan | Misfit]:
+    """Ever larger micro-batches, while they fit and pay."""
+    best = 0.0
+    for micro_batch in micro_batches(task.payload, site.gpus):
+        result = _tried(task, site, sharding, micro_batch)
+        yield result
+        if isinstance(result, Misfit) or result.speed.tokens_per_second < best:
+            return
+        best = result.speed.tokens_per_second
+
+
+def _tried(task: Task, site: Site, sharding: Sharding, micro_batch: int) -> StagePlan | Misfit:
+    """One micro-batch: recomputed as the trainer chooses, else as little as leaves enough free."""
+    modes = (Recompute.AUTO, *NAMED) if site.headroom else (Recompute.AUTO,)
+    for mode in modes:
+        result = _judged(task, site, _strategy(site, sharding, micro_batch, mode))
+        if isinstance(result, StagePlan):
+            break
+    return result
+
+
+def _strategy(site: Site, sharding: Sharding, micro_batch: int, mode: Recompute) -> Strategy:
+    stage, offload = sharding
+    # `model_construct` skips validation, which would be a third of a search's time.
+    return Strategy.model_construct(
+        processes=site.processes,
+        nodes=site.nodes,
+        micro_batch=micro_batch,
+        zero_stage=stage,
+        offload=offload,
+        recompute=mode,
+        precision="bf16",
+    )
+
+
+def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
+    run = Run(task.model, task.payload, strategy, site.chip)
+    memory, host = gpu_memory(run), host_memory(run)
+    capacity = site.capacity(memory)
+    if memory.reserved > capacity or not _fits_host(site, run, memory, host):
+        return Misfit(strategy, memory, capacity, host)
+    return StagePlan(
+        stage=task.stage,
+        run=run,
+        memory=memory,
+        host=host,
+        speed=speed(run, task.data.document_length),
+        factor=task.factor.value,
+        data=task.data,
+    )
+
+
+def _fits_host(site: Site, run: Run, memory: Memory, host: tuple[Term, ...]) -> bool:
+    """Where host memory is not known, nothing is moved there."""
+    if site.host_bytes is None:
+        offloads = run.strategy.offload is not Offload.NONE
+        return not offloads and Recompute.OFFLOAD not in memory.modes
+    return total(host) <= site.host_bytes

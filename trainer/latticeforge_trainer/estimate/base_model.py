@@ -1,0 +1,156 @@
+"""What a base model is, from its `config.json`: parameters by kind, and what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latticeforge_trainer.contract import Method
+from latticeforge_trainer.estimate.errors import EstimateError
+from latticeforge_trainer.estimate.shapes import FAMILIES, ModelShape, missing_sizes, model_shape
+
+NF4 = "nf4"
+
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight: 4 bits, an 8-bit scale for each 64, a 32-bit scale for each 256 of those."""
+
+_LINEAR_BYTES: Mapping[str, float] = {
+    NF4: NF4_BYTES,
+    "fp4": NF4_BYTES,
+    "gptq": 0.52,  # 4 bits; a 16-bit scale and a 4-bit zero for each 128
+    "awq": 0.52,
+    "mxfp4": 0.53125,  # 4 bits; an 8-bit scale for each 32
+    "int4": 0.52,
+    "int8": 1.0,
+    "fp8": 1.0,
+    "fbgemm_fp8": 1.0,
+}
+"""Bytes of a linear layer's weight on disk, by quantization."""
+
+_DTYPE_BYTES = {"float32": 4, "float64": 8}
+"""Of weights that are not quantized; others have 2."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many there are, by kind."""
+
+    embedding: int
+    attention: int
+    """Projections of queries, keys, values and the output."""
+    mlp: int
+    """Gated products, experts and their routers."""
+    vectors: int
+    """Norms and biases."""
+    head: int
+    """0 where the head shares the embedding."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.embedding + self.attention + self.mlp + self.vectors + self.head
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A model that a stage starts from."""
+
+    shape: ModelShape
+    architecture: str
+    """`model_type` of the config."""
+    activation: str
+    quantization: str | None
+    """`nf4`, `gptq`, …; None for 16- and 32-bit weights."""
+    weight_bits: int
+    """Of a linear layer's weight on disk."""
+    stored_bytes: int
+    """Of all weights on disk."""
+    parameters: Parameters
+
+
+def read_base_model(config: Mapping[str, Any]) -> BaseModel:
+    """What a `config.json` describes.
+
+    Raises:
+        EstimateError: The architecture is not known, or a size is missing.
+    """
+    shape = model_shape(config)
+    text = config.get("text_config", config)
+    kind = str(text.get("model_type"))
+    if shape is None:
+        missing = missing_sizes(text)
+        raise EstimateError(
+            f"config.json of a {kind} model lacks {', '.join(missing)}: complete it"
+            if missing
+            else f"model type {kind} is not known to the planner, only {', '.join(FAMILIES)}"
+        )
+    quantization = quantization_of(config)
+    plain = _DTYPE_BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 2)
+    linear = plain if quantization is None else _bytes_per_weight(config, quantization)
+    parameters = count(shape)
+    linears = parameters.attention + parameters.mlp
+    return BaseModel(
+        shape=shape,
+        architecture=kind,
+        activation=str(text.get("hidden_act") or text.get("hidden_activation") or "silu"),
+        quantization=quantization,
+        weight_bits=int(8 * linear),
+        stored_bytes=int(linear * linears) + plain * (parameters.total - linears),
+        parameters=parameters,
+    )
+
+
+def count(shape: ModelShape) -> Parameters:
+    """A model's parameters by kind."""
+    table = shape.vocabulary * shape.hidden
+    return Parameters(
+        embedding=table,
+        attention=shape.layers * shape.attention_parameters,
+        mlp=shape.parameters
+        - shape.vectors
+        - shape.layers * shape.attention_parameters
+        - table * (1 if shape.tied else 2),
+        vectors=shape.vectors,
+        head=0 if shape.tied else table,
+    )
+
+
+def quantization_of(config: Mapping[str, Any]) -> str | None:
+    """The quantization a config declares: `nf4`, `gptq`, `awq`, …; None for 16 and 32 bit."""
+    declared = config.get("quantization_config")
+    if not isinstance(declared, Mapping):
+        return None
+    if declared.get("load_in_4bit"):
+        return str(declared.get("bnb_4bit_quant_type", "fp4"))
+    if declared.get("load_in_8bit"):
+        return "int8"
+    method, bits = declared.get("quant_method"), declared.get("bits")
+    return str(method or (f"int{bits}" if bits else "unknown"))
+
+
+def why_untrainable(quantization: str | None, method: Method) -> str | None:
+    """Why a method cannot train a model whose weights are stored so, and what to use instead.
+
+    Returns:
+        The rest of a sentence that begins with the model's name; None: it can.
+    """
+    if quantization is None or (quantization == NF4 and method is Method.QLORA):
+        return None
+    if quantization == NF4:
+        return (
+            f"holds NF4 weights, which method {method} cannot train: use method QLoRA, or the "
+            f"16-bit model it was made from with method {method}"
+        )
+    return (
+        f"holds {quantization} weights, which serve inference only: no gradient passes through "
+        "their rounding; train on the 16-bit model it was made from (method Full, LoRA or QLoRA), "
+        "or on an NF4 copy of that (method QLoRA)"
+    )
+
+
+def _bytes_per_weight(config: Mapping[str, Any], quantization: str) -> float:
+    bits = config["quantization_config"].get("bits")
+    if isinstance(bits, int) and bits > 0:
+        return bits / 8 + 0.02  # and the scales of its groups
+    return _LINEAR_BYTES.get(quantization, 1.0)

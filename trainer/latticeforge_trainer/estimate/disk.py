@@ -1,0 +1,46 @@
+"""What a stage leaves on the volume, term by term."""
+
+from __future__ import annotations
+
+from latticeforge_trainer.contract import TrainPayload
+from latticeforge_trainer.estimate.base_model import BaseModel
+from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.terms import Term, present
+
+
+def disk(
+    model: BaseModel,
+    payload: TrainPayload,
+    *,
+    packed_tokens: int,
+    keep_checkpoints: int = 2,
+    merges: bool = False,
+) -> tuple[Term, ...]:
+    """What one stage writes; the base model counts in `base_disk`.
+
+    Args:
+        model: What it starts from.
+        payload: How it is trained.
+        packed_tokens: Tokens of its packed data, padding included.
+        keep_checkpoints: How many are kept; one more is written before the oldest goes.
+        merges: Whether its adapter is merged.
+    """
+    full = not payload.method.is_adapter
+    trained = model.parameters.total if full else adapter_parameters(model, payload.lora)
+    state = int(trained * (12 if payload.optimizer_states == "fp32" else 6.125))
+    count = keep_checkpoints + 1
+    return present(
+        Term("packed data", 9 * packed_tokens, f"{packed_tokens:,} tokens x 9 B"),
+        Term("checkpoints", count * state, f"{count} x {state:,} B"),
+        Term("trained weights", 2 * trained, f"{trained:,} x 2 B"),
+        Term(
+            "merged model",
+            2 * model.parameters.total if merges else 0,
+            f"{model.parameters.total:,} x 2 B",
+        ),
+    )
+
+
+def base_disk(model: BaseModel) -> Term:
+    """The base model as it is stored; brought once for all stages."""
+    return Term("base model", model.stored_bytes, f"{model.weight_bits}-bit linear layers")

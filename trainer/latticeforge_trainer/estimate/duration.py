@@ -1,0 +1,52 @@
+"""How long everything takes that is not training, in seconds: bytes and tokens at stated rates."""
+
+from __future__ import annotations
+
+from latticeforge_trainer.estimate.base_model import BaseModel
+from latticeforge_trainer.estimate.constants import RATES, Rates
+from latticeforge_trainer.estimate.training import Run
+
+
+def loading_seconds(run: Run, rates: Rates = RATES) -> float:
+    """From a train pod's start to its first step: each node reads the model once."""
+    return rates.start + run.model.stored_bytes / rates.disk_read
+
+
+def download_seconds(model: BaseModel, rates: Rates = RATES) -> float:
+    """Bringing a base model from the Hub."""
+    return model.stored_bytes / rates.hub_download
+
+
+def merge_seconds(model: BaseModel, rates: Rates = RATES) -> float:
+    """Folding an adapter into the weights, and comparing the two models."""
+    size = 2 * model.parameters.total
+    return rates.start + size / rates.merge + 2 * size / rates.disk_read
+
+
+def upload_seconds(size: int, rates: Rates = RATES) -> float:
+    """Publishing so many bytes."""
+    return rates.start + size / rates.hub_upload
+
+
+def evaluation_seconds(
+    model: BaseModel,
+    *,
+    problems: int,
+    tokens: int,
+    models: int = 1,
+    batch_size: int = 32,
+    rates: Rates = RATES,
+) -> float:
+    """Asking models a suite's problems.
+
+    Args:
+        model: One of them.
+        problems: How many.
+        tokens: Of an answer, at most.
+        models: How many are asked.
+        batch_size: Problems that are asked at a time.
+        rates: What is assumed.
+    """
+    batches = -(-problems // batch_size)
+    each = batches * tokens / rates.generation_steps
+    return rates.start + models * (2 * model.parameters.total / rates.disk_read + each)

@@ -1,0 +1,74 @@
+"""A training run as the estimate sees it: which model, how, on what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from latticeforge_trainer.contract import Method, Recompute, Strategy, TrainPayload
+from latticeforge_trainer.estimate.base_model import BaseModel
+from latticeforge_trainer.estimate.chips import Chip
+from latticeforge_trainer.estimate.linears import adapter_parameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage's training."""
+
+    model: BaseModel
+    payload: TrainPayload
+    strategy: Strategy
+    chip: Chip
+
+    @property
+    def world(self) -> int:
+        """Processes that train together, each with one GPU."""
+        return self.strategy.processes * self.strategy.nodes
+
+    @property
+    def tokens(self) -> int:
+        """Of a micro-batch, padding included."""
+        return self.strategy.micro_batch * self.payload.sequence_length
+
+    @property
+    def micro_batches(self) -> int:
+        """Per process and step; what `training.batches.BatchPlan` makes of it."""
+        own = math.ceil(self.payload.sequences_per_step / self.world)
+        return math.ceil(own / self.strategy.micro_batch)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the base's own weights are trained."""
+        return self.payload.method is Method.FULL
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in the precision that is computed in."""
+        return 2 if self.strategy.precision == "bf16" else 4
+
+    @cached_property
+    def trained(self) -> int:
+        """Parameters that are trained."""
+        if self.is_full:
+            return self.model.parameters.total
+        return adapter_parameters(self.model, self.payload.lora)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients wait for those of other micro-batches, in 32 bits."""
+        return self.micro_batches > 1
+
+    @property
+    def asked(self) -> Recompute:
+        """The mode of recomputation that the strategy names."""
+        return self.strategy.recompute
+
+
+def conflict(payload: TrainPayload, zero_stage: int) -> str | None:
+    """Why a method does not run under a ZeRO stage, in a sentence; None: it does."""
+    if payload.method is Method.QLORA and zero_stage == 3:
+        return "QLoRA runs under ZeRO 0 to 2: 4-bit weights cannot be partitioned"
+    if payload.lora and payload.lora.base_dtype is not None and zero_stage:
+        return "lora.baseDtype FP8 runs under ZeRO 0: DeepSpeed would cast its weights"
+    return None
