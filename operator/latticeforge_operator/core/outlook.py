@@ -1,60 +1,30 @@
-"""The plan of a stack from pass to pass: made once its base is known, kept where it is acted on.
-
-It lives in `status.plan`, and a step on the pool starts only as it is written there: whoever decides
-next, after whatever crash, finds the same. A stage that has started keeps its strategy, because
-checkpoints are cut for it, and its stack keeps the pool. The others are planned anew when the spec,
-the pools, what `prepare` has counted or memory that ran out give a reason.
-"""
+"""What a plan of a stack is made from, and what is told and done by it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from functools import cached_property
 from typing import Literal
 
-from latticeforge_operator.api import GPUPool, StackedTraining, StackedTrainingSpec, TrainingStatus
-from latticeforge_operator.api.status import PlanStatus, StagePlanStatus, StepStatus
-from latticeforge_operator.api.training import OnExceed
-from latticeforge_operator.core import ledger
+from latticeforge_operator.api import GPUPool, StackedTrainingSpec
+from latticeforge_operator.api.status import PlanStatus, StagePlanStatus, StepPhase, StepStatus
 from latticeforge_operator.core.planning import (
     History,
     Placement,
-    PlanError,
     StageData,
-    choose_pool,
+    data_of,
+    is_on_pool,
     place,
-    plan_stack,
-    plan_status,
 )
-from latticeforge_operator.core.policies import remedy
-from latticeforge_operator.core.steps import Step
-from latticeforge_trainer.contract import ModelFacts, StepKind, digest_of
-from latticeforge_trainer.estimate.base_model import BaseModel, read_base_model
-from latticeforge_trainer.estimate.errors import EstimateError
+from latticeforge_operator.core.steps import Step, kind_of
+from latticeforge_operator.core.values import Event
+from latticeforge_trainer.contract import ModelFacts, PrepareResult, StepKind
 
 CONDITION = "Planned"
+"""Type of the condition that says whether there is a plan."""
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a stack when it is planned."""
-
-    steps: Sequence[Step]
-    records: Mapping[str, StepStatus]
-    """Of the line's steps, by name."""
-    base: ModelFacts | None
-    """None: `prepare` has not read it yet."""
-    data: Mapping[str, StageData]
-    """By stage, of those that are prepared."""
-    history: History
-
-    @property
-    def started(self) -> frozenset[str]:
-        """The stages that train or have trained."""
-        trains = [step for step in self.steps if step.kind is StepKind.TRAIN and step.stage]
-        begun = (step for step in trains if _has_begun(self.records.get(step.name)))
-        return frozenset(step.stage.name for step in begun if step.stage)
+_TRAINED = frozenset({StepPhase.DONE, StepPhase.REUSED})
 
 
 @dataclass(frozen=True)
@@ -67,6 +37,67 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What is known of a stack when it is planned."""
+
+    steps: Sequence[Step]
+    records: Mapping[str, StepStatus]
+    """Of the steps of the line, by name."""
+    found: frozenset[str]
+    """Digests of results that are in the store already."""
+    reported: ModelFacts | None
+    """What a running `prepare` has said of the base."""
+    history: History
+
+    @property
+    def base(self) -> ModelFacts | None:
+        """The base; None: `prepare` has not read it yet."""
+        return next((result.base for result in self._prepared.values()), self.reported)
+
+    @property
+    def data(self) -> dict[str, StageData]:
+        """What was counted, by stage."""
+        return {stage: data_of(result) for stage, result in self._prepared.items()}
+
+    @property
+    def begun(self) -> frozenset[str]:
+        """Stages of which an attempt at training was made."""
+        return frozenset(stage for stage, record in self._of(StepKind.TRAIN) if record.attempts)
+
+    @property
+    def on_pool(self) -> bool:
+        """Whether an attempt at anything was made on a pool."""
+        return any(r.attempts and is_on_pool(kind_of(name)) for name, r in self.records.items())
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Stages whose training is done."""
+        done = (s for s, record in self._of(StepKind.TRAIN) if record.phase in _TRAINED)
+        found = (s.stage.name for s in self.steps if s.stage and _trains(s, self.found))
+        return frozenset((*done, *found))
+
+    @cached_property
+    def _prepared(self) -> dict[str, PrepareResult]:
+        return {
+            stage: PrepareResult.model_validate(record.result)
+            for stage, record in self._of(StepKind.PREPARE)
+            if record.phase in _TRAINED
+        }
+
+    def _of(self, kind: StepKind) -> list[tuple[str, StepStatus]]:
+        """The records of a kind of step, by stage."""
+        return [
+            (step.stage.name, self.records[step.name])
+            for step in self.steps
+            if step.kind is kind and step.stage is not None and step.name in self.records
+        ]
+
+
+def _trains(step: Step, digests: frozenset[str]) -> bool:
+    return step.kind is StepKind.TRAIN and step.digest in digests
+
+
+@dataclass(frozen=True)
 class Outlook:
     """Where the steps of a stack run, and what they are expected to take."""
 
@@ -74,6 +105,8 @@ class Outlook:
     pool: GPUPool
     plan: PlanStatus
     verdict: Verdict
+    events: tuple[Event, ...] = ()
+    """What a new plan gives reason to tell."""
 
     @property
     def refusal(self) -> str | None:
@@ -86,7 +119,7 @@ class Outlook:
         Raises:
             PlanError: The pool does not serve it.
         """
-        strategy = self._stage(step).planned
+        strategy = _stage_of(self.plan, step).planned
         if step.kind is not StepKind.TRAIN or strategy is None:
             return place(self.spec, step.stage, step.kind, self.pool)
         return Placement(
@@ -100,13 +133,11 @@ class Outlook:
 
     def is_recorded(self, step: Step, written: PlanStatus | None) -> bool:
         """Whether what a step needs of this plan has been written."""
-        if written is None:
+        if written is None or (written.pool, written.gpus) != (self.plan.pool, self.plan.gpus):
             return False
-        before = Outlook(self.spec, self.pool, written, self.verdict)
-        same_place = (written.pool, written.gpus) == (self.plan.pool, self.plan.gpus)
-        return same_place and before._stage(step).strategy == self._stage(step).strategy
+        return _stage_of(written, step).strategy == _stage_of(self.plan, step).strategy
 
-    def _stage(self, step: Step) -> StagePlanStatus:
-        name = step.stage.name if step.stage else ""
-        unplanned = StagePlanStatus(name=name)
-        return next((stage for stage in self.plan.stages if stage.name == name), unplanned)
+
+def _stage_of(plan: PlanStatus, step: Step) -> StagePlanStatus:
+    name = step.stage.name if step.stage else ""
+    return next((s for s in plan.stages if s.name == name), StagePlanStatus(name=name))

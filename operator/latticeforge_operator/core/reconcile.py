@@ -16,7 +16,8 @@ from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStat
 from latticeforge_operator.api.training import Mode, OnExceed, OnGateFailure
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.launch import Launcher
-from latticeforge_operator.core.planning import Placement, PlanError, choose_pool, place
+from latticeforge_operator.core.planner import Planner, pool_at_hand
+from latticeforge_operator.core.planning import Placement, PlanError, is_on_pool
 from latticeforge_operator.core.policies import budget, failure, gate, remedy, retention
 from latticeforge_operator.core.report import Report, timestamp
 from latticeforge_operator.core.steps import Step
@@ -25,6 +26,9 @@ from latticeforge_operator.core.walk import APPROVE_ANNOTATION, Walk
 from latticeforge_trainer.contract import PublishResult, StepKind
 
 ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.PLANNED})
+
+FINAL = ENDED - {Phase.PLANNED}
+"""What only an edit ends; a plan follows its pools."""
 
 
 def refuse(
@@ -61,7 +65,7 @@ def reconcile(
         observed: Pools, Jobs, pods and reports that belong to it.
         now: The time, UTC.
     """
-    if status.phase in ENDED and status.observed_generation == training.generation:
+    if status.phase in FINAL and status.observed_generation == training.generation:
         return _ended(training, status, observed, now)
     if status.volume_removed_at is not None:
         status = _forgotten(status)
@@ -71,12 +75,10 @@ def reconcile(
     if impossible is not None:
         return refuse(training.generation, status, observed, impossible, now)
     try:
-        pool = choose_pool(training.spec, observed.pools)
-        for stage in training.spec.stages:
-            place(training.spec, stage, StepKind.TRAIN, pool)
+        pool = pool_at_hand(training.spec, status.plan, observed.pools)
+        return _Pass(training, status, observed, pool, now).decide()
     except PlanError as error:
         return _unplaced(training, status, observed, str(error), now)
-    return _Pass(training, status, observed, pool, now).decide()
 
 
 def _ended(
@@ -91,7 +93,7 @@ def _ended(
     if delete_volume:
         status = status.model_copy(update={"volume_removed_at": timestamp(now)})
     try:
-        pool = choose_pool(training.spec, observed.pools)
+        pool = pool_at_hand(training.spec, status.plan, observed.pools)
         report = Report(status, training.generation, now)
         report.bill(ledger.charge_all(status.steps, observed.pods, pool, now), pool.spec.currency)
         status = report.status
@@ -151,7 +153,12 @@ class _Pass:
 
     def decide(self) -> Decision:
         """Walk the line and decide."""
-        current = self.walk.run()
+        current = self.walk.prepare()
+        facts = self.walk.facts()
+        self.outlook = Planner(self.training, self.status, self.observed.pools, facts).outlook()
+        self.pool = self.outlook.pool
+        if current is None:
+            current = self.walk.work(self.outlook.placement)
         if strays := self.walk.strays():
             delete = tuple(job.name for job in strays if not job.deleting)
             names = ", ".join(sorted({job.step for job in strays}))
@@ -163,11 +170,11 @@ class _Pass:
         decision = self._move_on(current)
         self._show_line()
         self.report.stages(self.training.spec.stages, self.walk.steps)
-        self.report.progress()
+        self.report.progress(self.outlook.pool)
         decision = replace(
             decision,
             status=self.report.status,
-            events=(*self.walk.events, *warnings, *decision.events),
+            events=(*self.walk.events, *self.outlook.events, *warnings, *decision.events),
             wake_at=decision.wake_at or self.walk.wake_at,
         )
         return self._with_jobs(decision)
@@ -201,9 +208,7 @@ class _Pass:
         return job.suspended and self.training.spec.compute.queue is None
 
     def _show_line(self) -> None:
-        train = place(self.training.spec, self.training.spec.stages[0], StepKind.TRAIN, self.pool)
-        gpus = train.pods * train.gpus_per_pod
-        self.report.line(self.walk.steps, self.walk.records, self.charged, self.pool, gpus)
+        self.report.line(self.walk.steps, self.walk.records, self.charged, self.outlook)
 
     def _bill(self, steps: list[StepStatus]) -> tuple[Event, ...]:
         """Sum the bill; returns warnings where it crosses a share of the budget."""
@@ -231,17 +236,28 @@ class _Pass:
         spec = self.training.spec
         if current is None:
             return self._end(Phase.SUCCEEDED, self._success_message(), "Succeeded")
+        if self.outlook.refusal is not None and not self._is_under_way(current):
+            return self._end(Phase.FAILED, self.outlook.refusal, "Infeasible")
         if spec.mode is Mode.PLAN:
-            names = ", ".join(step.name for step in self.walk.steps)
-            return self._end(Phase.PLANNED, f"on pool {self.pool.name}: {names}", "Planned")
+            return self._end(Phase.PLANNED, self._plan_message(), "Planned")
         if self.walk.gate_failures:
             return self._at_gate(current)
         return self._work_on(current)
 
+    def _is_under_way(self, step: Step) -> bool:
+        """Whether GPUs are at work on it, which goes on whatever comes of the rest."""
+        return is_on_pool(step.kind) and bool(self.walk.records[step.name].attempts)
+
+    def _plan_message(self) -> str:
+        verdict = self.outlook.verdict
+        if verdict.value == "True":
+            return verdict.message
+        return f"{verdict.message}; `latticeforge plan FILE` plans with the model's config.json"
+
     def _work_on(self, current: Step) -> Decision:
         """Move a step on as far as budget and user allow."""
         spec = self.training.spec
-        placement = place(spec, current.stage, current.kind, self.pool)
+        placement = self.outlook.placement(current)
         allowed = budget.allowance(spec.budget, self.report.spent, placement.price_per_hour)
         limit = spec.budget.limit if spec.budget else ""
         if allowed.stops and allowed.action is OnExceed.FAIL:
@@ -250,7 +266,23 @@ class _Pass:
             return self._suspend(current, f"the budget of {limit} is spent; raise it to go on")
         if spec.suspend:
             return self._suspend(current, "suspended; set spec.suspend to false to go on")
+        if too_dear := self._too_dear(current):
+            if allowed.action is OnExceed.FAIL:
+                return self._end(Phase.FAILED, too_dear, "OverBudget")
+            return self._suspend(current, too_dear)
         return self._run(current, placement, allowed.deadline_seconds)
+
+    def _too_dear(self, step: Step) -> str:
+        """Why the budget will not last, before a stage begins to train; empty: it may."""
+        cost = self.outlook.plan.cost
+        left = self.report.planned_cost_left(self.pool)
+        if step.kind is not StepKind.TRAIN or self.walk.records[step.name].attempts:
+            return ""
+        if cost is None or left is None or not Decimal(cost.expected):
+            return ""
+        low = left * Decimal(cost.low) / Decimal(cost.expected)
+        spent, currency = self.report.spent, self.pool.spec.currency
+        return budget.prospect(self.training.spec.budget, spent, left, low, currency).refusal
 
     def _success_message(self) -> str:
         publish = self.walk.records.get("publish")
@@ -292,6 +324,10 @@ class _Pass:
             return replace(ending, delete=(last.job,))
         if last is not None and (waits := self._after_failure(step, record, last, placement)):
             return waits
+        if is_on_pool(step.kind) and not self.outlook.is_recorded(step, self.status.plan):
+            return replace(
+                self._running(step, f"{step.name} starts by a new plan"), wake_at=self.now
+            )
         return self._start(step, record, placement, deadline)
 
     def _after_failure(

@@ -20,7 +20,7 @@ from latticeforge_operator.api.status import (
 )
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.forecast import Standing
-from latticeforge_operator.core.outlook import Outlook
+from latticeforge_operator.core.outlook import CONDITION, Outlook
 from latticeforge_operator.core.policies import gate
 from latticeforge_operator.core.steps import PUBLISH, Step
 from latticeforge_trainer.contract import EvaluateResult, PublishResult, Score, StepKind
@@ -110,6 +110,8 @@ class Report:
         if publish is not None and publish.result is not None:
             result = PublishResult.model_validate(publish.result)
             published = PublishedStatus(url=result.url, commit=result.commit)
+        verdict = outlook.verdict
+        self.condition(CONDITION, verdict.value, verdict.reason, verdict.message)
         self._set(steps=pending, plan=outlook.plan, published=published)
 
     def bill(
@@ -169,6 +171,11 @@ class Report:
                 loss=f"{loss:.4f}" if loss is not None else None,
             ),
         )
+
+    def planned_cost_left(self, pool: GPUPool) -> Decimal | None:
+        """Money that the rest costs by the plan; None where it does not say."""
+        standing, price = self._standing, Decimal(pool.spec.price_per_gpu_hour)
+        return standing.planned_cost_left(price) if standing is not None else None
 
     def _eta(self, standing: Standing) -> str | None:
         if self.status.phase is not Phase.RUNNING:

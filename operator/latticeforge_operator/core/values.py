@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from latticeforge_operator.api import GPUPool, TrainingStatus
-from latticeforge_operator.core.planning import Placement
+from latticeforge_operator.core.planning import History, Placement
 from latticeforge_trainer.contract import Progress, StepConfig
 
 
@@ -78,6 +78,8 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
     """The last report of each step, by its name and digest."""
+    history: History = field(default_factory=History)
+    """What finished train steps have measured, of this stack and of others."""
 
     @property
     def unfinished(self) -> tuple[JobView, ...]:

@@ -890,7 +890,7 @@ def test_a_suite_that_was_not_scored_fails_its_gate_and_nothing_else() -> None:
 # --- an end is an end
 
 
-@pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.FAILED, Phase.PLANNED])
+@pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.FAILED])
 def test_an_ended_stack_stays_as_it_is_and_leaves_nothing_behind(phase: Phase) -> None:
     op = operator()
     stale = Attempt(number=0, job="elsewhere")

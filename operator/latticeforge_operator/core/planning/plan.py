@@ -12,11 +12,10 @@ from latticeforge_operator.core.planning.placement import Placement, PlanError, 
 from latticeforge_trainer.contract import PrepareResult, StepKind, Strategy
 
 if TYPE_CHECKING:
+    from latticeforge_operator.core.steps import Step
     from latticeforge_trainer.estimate.memory import Memory, Term
     from latticeforge_trainer.estimate.speed import Speed
     from latticeforge_trainer.estimate.training import Run
-
-    from latticeforge_operator.core.steps import Step
 
 T = TypeVar("T")
 

@@ -46,6 +46,44 @@ def allowance(budget: Budget | None, spent: Decimal, price_per_hour: Decimal) ->
     )
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What the budget says to a predicted cost."""
+
+    refusal: str = ""
+    """Why it is not worth starting; empty: it is."""
+    warning: str = ""
+    """Why it may not be enough; empty: it is expected to be."""
+
+
+def prospect(
+    budget: Budget | None, spent: Decimal, expected: Decimal, low: Decimal, currency: str
+) -> Prospect:
+    """Whether what is left of a budget pays for what is left to do.
+
+    Args:
+        budget: The stack's.
+        spent: Money so far.
+        expected: Predicted money for the rest.
+        low: The least that it may cost, by the error of the prediction.
+        currency: What is paid in.
+    """
+    if budget is None:
+        return Prospect()
+    left = Decimal(budget.limit) - spent
+    of = f"{left:.2f} {currency} left of budget.limit {budget.limit}"
+    if low > left and budget.on_exceed is not OnExceed.WARN:
+        return Prospect(
+            f"the rest is predicted to cost {expected:.2f} {currency}, at least {low:.2f}, and "
+            f"there are {of}; raise it to {spent + expected:.2f}"
+        )
+    if expected > left:
+        return Prospect(
+            warning=f"the rest is predicted to cost {expected:.2f} {currency}, and there are {of}"
+        )
+    return Prospect()
+
+
 def crossed(budget: Budget | None, before: Decimal, after: Decimal) -> list[int]:
     """The warning percentages that lie between two amounts spent."""
     if budget is None or Decimal(budget.limit) == 0:

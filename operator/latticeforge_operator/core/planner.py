@@ -1,0 +1,214 @@
+"""The plan of a stack from pass to pass: made once its base is known, kept where it is acted on.
+
+It lives in `status.plan`, and a step on the pool starts only as it is written there: whoever
+decides next, after whatever crash, finds the same. A stage that has started keeps its strategy,
+because checkpoints are cut for it, and its stack keeps the pool. The others are planned anew when
+the spec, the pools, what `prepare` has counted or memory that ran out give a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from latticeforge_operator.api import GPUPool, StackedTraining, StackedTrainingSpec, TrainingStatus
+from latticeforge_operator.api.status import PlanStatus
+from latticeforge_operator.api.training import Budget, OnExceed
+from latticeforge_operator.core import ledger
+from latticeforge_operator.core.outlook import CONDITION, Facts, Outlook, Verdict
+from latticeforge_operator.core.planning import (
+    Plan,
+    PlanError,
+    choose_pool,
+    place,
+    plan_stack,
+    plan_status,
+)
+from latticeforge_operator.core.policies import budget, remedy
+from latticeforge_operator.core.values import Event
+from latticeforge_trainer.contract import ModelFacts, StepKind, digest_of
+from latticeforge_trainer.estimate.base_model import BaseModel, read_base_model
+from latticeforge_trainer.estimate.errors import EstimateError
+
+
+def pool_at_hand(
+    spec: StackedTrainingSpec, plan: PlanStatus | None, pools: Sequence[GPUPool]
+) -> GPUPool:
+    """The pool that a stack is on, or would be if nothing were known of it.
+
+    Raises:
+        PlanError: None serves.
+    """
+    return choose_pool(_pinned(spec, plan, pools) or spec, tuple(pools))
+
+
+def _pinned(
+    spec: StackedTrainingSpec, plan: PlanStatus | None, pools: Sequence[GPUPool]
+) -> StackedTrainingSpec | None:
+    """The spec with pool and GPUs as they are planned; None where its user or the pools forbid."""
+    if plan is None or plan.pool not in {pool.name for pool in pools}:
+        return None
+    compute = spec.compute
+    if compute.pool not in {None, plan.pool} or (
+        plan.gpus and compute.gpus not in {None, plan.gpus}
+    ):
+        return None
+    compute = compute.model_copy(update={"pool": plan.pool, "gpus": plan.gpus or compute.gpus})
+    return spec.model_copy(update={"compute": compute})
+
+
+class Planner:
+    """Plans one stack.
+
+    Args:
+        training: The stack.
+        status: Its status as last written.
+        pools: Those that there are.
+        facts: What is known of the stack.
+    """
+
+    def __init__(
+        self,
+        training: StackedTraining,
+        status: TrainingStatus,
+        pools: Sequence[GPUPool],
+        facts: Facts,
+    ) -> None:
+        self._status, self._facts, self._generation = status, facts, training.generation
+        self._market = pools
+        pinned = _pinned(training.spec, status.plan, pools) if facts.on_pool else None
+        self._spec, self._stays = pinned or training.spec, pinned is not None
+        settled = facts.trained | (facts.begun if self._stays else frozenset())
+        self._rest = [stage for stage in self._spec.stages if stage.name not in settled]
+        self._pools = tuple(p for p in pools if not pinned or p.name == pinned.compute.pool)
+        self._spent = ledger.total(status.steps, Decimal(status.cost.retired))
+        self._headroom = remedy.headroom(facts.records.values())
+
+    def outlook(self) -> Outlook:
+        """Where the stack runs: by its plan if that still holds, else by a new one.
+
+        Raises:
+            PlanError: No pool serves.
+        """
+        old = self._status.plan
+        if not self._rest:
+            return self._settled()
+        base = self._facts.base
+        if base is None:
+            message = f"{self._spec.base.model} is not known before prepare has read it"
+            return self._outlook(self._sketch(), Verdict("Unknown", "BaseUnknown", message))
+        try:
+            model = read_base_model(base.config or {})
+        except EstimateError as error:
+            message = f"nothing is predicted of {self._spec.base.model}: {error}"
+            return self._outlook(self._sketch(), Verdict("Unknown", "NotPredicted", message))
+        made_from = self._fingerprint(base)
+        if old is not None and old.made_from == made_from:
+            return self._outlook(self._renamed(old), self._written_verdict(old))
+        return self._planned(model, made_from)
+
+    def _settled(self) -> Outlook:
+        """Nothing is left to plan."""
+        old = self._status.plan if self._stays else None
+        plan = self._sketch() if old is None else self._renamed(old)
+        return self._outlook(plan, Verdict("True", "Planned", sentence(plan)))
+
+    def _planned(self, model: BaseModel, made_from: str) -> Outlook:
+        """A new plan of what has not started."""
+        sketch = self._sketch()
+        try:
+            chosen = self._chosen(model)
+        except PlanError as error:
+            plan = sketch.model_copy(update={"made_from": made_from})
+            return self._outlook(plan, Verdict("False", "Infeasible", str(error)))
+        new = plan_status(chosen, sketch.steps)
+        stages = {stage.name: stage for stage in (*sketch.stages, *new.stages)}
+        plan = new.model_copy(
+            update={
+                "stages": [stages[s.name] for s in self._spec.stages if s.name in stages],
+                "seconds": sketch.seconds | new.seconds,
+                "made_from": made_from,
+            }
+        )
+        warnings = [*chosen.warnings, *self._budget_warning(plan)]
+        verdict = Verdict("True", "Planned", "; ".join([sentence(plan), *warnings]))
+        outlook = self._outlook(plan, verdict)
+        return replace(outlook, events=tuple(Event("Plan", w, warning=True) for w in warnings))
+
+    def _budget_warning(self, plan: PlanStatus) -> list[str]:
+        if plan.cost is None:
+            return []
+        expected, low = Decimal(plan.cost.expected), Decimal(plan.cost.low)
+        currency = plan.currency or ""
+        told = budget.prospect(self._spec.budget, self._spent, expected, low, currency)
+        return [told.warning] if told.warning else []
+
+    def _chosen(self, model: BaseModel) -> Plan:
+        """The plan of the rest; memory that ran out is no reason to refuse what might still fit."""
+        spec = self._spec.model_copy(update={"stages": self._rest, "budget": self._budget_left()})
+        data, history = self._facts.data, self._facts.history
+        try:
+            return plan_stack(
+                spec, self._pools, model, data=data, history=history, headroom=self._headroom
+            )
+        except PlanError:
+            if not self._headroom:
+                raise
+            return plan_stack(spec, self._pools, model, data=data, history=history)
+
+    def _budget_left(self) -> Budget | None:
+        """What the rest may cost; a budget that only warns forbids no choice."""
+        limit = self._spec.budget
+        if limit is None or limit.on_exceed is OnExceed.WARN:
+            return None
+        left = max(Decimal(0), Decimal(limit.limit) - self._spent)
+        return limit.model_copy(update={"limit": str(left.quantize(ledger.CENT))})
+
+    def _sketch(self) -> PlanStatus:
+        """Where it runs, with what earlier plans said of stages that have started."""
+        pool = choose_pool(self._spec, self._pools)
+        train = place(self._spec, self._spec.stages[0], StepKind.TRAIN, pool)
+        rest = {stage.name for stage in self._rest}
+        old = self._status.plan
+        names = [step.name for step in self._facts.steps]
+        return PlanStatus(
+            pool=pool.name,
+            gpus=train.pods * train.gpus_per_pod,
+            steps=names,
+            stages=[s for s in old.stages if s.name not in rest] if old else [],
+            seconds={k: v for k, v in old.seconds.items() if k in names} if old else {},
+        )
+
+    def _renamed(self, plan: PlanStatus) -> PlanStatus:
+        """The plan with the line as it is now: whether weights are merged shows late."""
+        return plan.model_copy(update={"steps": [step.name for step in self._facts.steps]})
+
+    def _fingerprint(self, base: ModelFacts) -> str:
+        """Of what the plan of the rest follows from."""
+        pools = {pool.name: pool.spec.to_json() for pool in self._market}
+        data = {stage: (d.tokens, d.sequences) for stage, d in self._facts.data.items()}
+        return digest_of(self._generation, pools, base.config, data, self._headroom)[:16]
+
+    def _written_verdict(self, plan: PlanStatus) -> Verdict:
+        found = next((c for c in self._status.conditions if c.type == CONDITION), None)
+        if found is None:
+            return Verdict("True", "Planned", sentence(plan))
+        return Verdict(found.status, found.reason, found.message)
+
+    def _outlook(self, plan: PlanStatus, verdict: Verdict) -> Outlook:
+        pool = next(pool for pool in self._pools if pool.name == plan.pool)
+        return Outlook(self._spec, pool, plan, verdict)
+
+
+def sentence(plan: PlanStatus) -> str:
+    """`8 GPUs of h200: ZeRO-3, micro-batch 2; 3.40 h, 97.60 USD (88.00 to 110.00)`."""
+    where = f"{plan.gpus} GPU{'s' * (plan.gpus != 1)} of pool {plan.pool}"
+    if not plan.stages:
+        return f"on pool {plan.pool}; nothing is predicted of it" if not plan.gpus else where
+    words = {stage.words: stage.name for stage in plan.stages}
+    how = "; ".join(w if len(words) == 1 else f"{name}: {w}" for w, name in words.items())
+    if plan.hours is None or plan.cost is None:
+        return f"{where}: {how}; time and cost follow when the tokens are counted"
+    money = f"{plan.cost.expected} {plan.currency} ({plan.cost.low} to {plan.cost.high})"
+    return f"{where}: {how}; {plan.hours.expected} h, {money}"
