@@ -81,6 +81,7 @@ class Contract(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        defer_build=True,  # of the many models, a process uses few
     )
 
     def to_json(self) -> dict[str, Any]:
@@ -307,7 +308,7 @@ class TrainRuntime(Contract):
     """Digest of the train or merge artifact whose model this stage starts from; None: the base."""
     upstream_adapter: str | None = None
     """Digest of the train artifact whose adapter this stage continues or builds on."""
-    strategy: Strategy = Strategy()
+    strategy: Strategy = Field(default_factory=Strategy)
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
     checkpoint_every_seconds: float = Field(default=600, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
@@ -406,7 +407,7 @@ class MergeConfig(_StepBase):
     """One `merge` step."""
 
     step: Literal["merge"] = "merge"
-    payload: MergePayload = MergePayload()
+    payload: MergePayload = Field(default_factory=MergePayload)
     runtime: MergeRuntime
 
 
@@ -598,7 +599,6 @@ StepResult = Annotated[
     PrepareResult | TrainResult | MergeResult | EvaluateResult | PublishResult,
     Field(discriminator="kind"),
 ]
-PrepareResult.model_rebuild()
 
 
 class StepState(StrEnum):

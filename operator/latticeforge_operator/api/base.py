@@ -23,6 +23,7 @@ class APIModel(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
+        defer_build=True,  # of the many models, a process uses few
     )
 
     def to_json(self) -> dict[str, Any]:

@@ -82,6 +82,8 @@ class GPUPool(APIModel):
     """`metadata.name`."""
     spec: GPUPoolSpec
     """What the pool is."""
+    nodes: int | None = None
+    """`status.nodes`; None while nobody has counted them."""
 
     @classmethod
     def from_object(cls, obj: dict[str, Any]) -> GPUPool:
@@ -90,4 +92,8 @@ class GPUPool(APIModel):
         Raises:
             pydantic.ValidationError: It does not fit the schema.
         """
-        return cls(name=obj["metadata"]["name"], spec=GPUPoolSpec.model_validate(obj["spec"]))
+        return cls(
+            name=obj["metadata"]["name"],
+            spec=GPUPoolSpec.model_validate(obj["spec"]),
+            nodes=(obj.get("status") or {}).get("nodes"),
+        )

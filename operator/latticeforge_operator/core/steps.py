@@ -79,8 +79,17 @@ def expand(spec: StackedTrainingSpec, prepared: dict[str, PrepareResult]) -> lis
         prepared: Results of the prepare steps that are done, by step name.
     """
     quantized = any(result.base.quantization for result in prepared.values())
-    steps = [*_prepare_steps(spec), *_work_steps(spec, publishes_adapter(spec, quantized))]
-    return _with_digests(steps, prepared)
+    return _with_digests(line(spec, quantized=quantized), prepared)
+
+
+def line(spec: StackedTrainingSpec, *, quantized: bool) -> list[Step]:
+    """The line of steps without their digests.
+
+    Args:
+        spec: What the user asks for.
+        quantized: Whether the base itself is stored in 4 bits.
+    """
+    return [*_prepare_steps(spec), *_work_steps(spec, publishes_adapter(spec, quantized))]
 
 
 def publishes_adapter(spec: StackedTrainingSpec, quantized: bool) -> bool:

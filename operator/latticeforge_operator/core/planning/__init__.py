@@ -17,9 +17,9 @@ from latticeforge_operator.core.planning.placement import (
     place,
 )
 from latticeforge_operator.core.planning.plan import (
+    Alternative,
     Option,
     Plan,
-    Remedy,
     Spread,
     StageData,
     StagePlan,
@@ -29,13 +29,13 @@ from latticeforge_operator.core.planning.plan import (
 from latticeforge_operator.core.planning.stack import plan_stack, survey
 
 __all__ = [
+    "Alternative",
     "History",
     "Measured",
     "Option",
     "Placement",
     "Plan",
     "PlanError",
-    "Remedy",
     "Spread",
     "StageData",
     "StagePlan",

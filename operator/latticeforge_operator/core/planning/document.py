@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from latticeforge_operator.api.status import PlanStatus, SpreadStatus, StagePlanStatus
-from latticeforge_operator.core.planning.plan import Option, Plan, Spread, StagePlan
+from latticeforge_operator.core.planning.plan import Plan, Spread, StagePlan
 
 _SECONDS_PER_HOUR = 3600
 
@@ -26,7 +26,7 @@ def plan_status(plan: Plan, steps: Sequence[str]) -> PlanStatus:
         pool=option.pool.name,
         gpus=option.gpus,
         steps=list(steps),
-        stages=[_stage(stage, option) for stage in option.stages],
+        stages=[_stage(stage) for stage in option.stages],
         hours=_hours(option.seconds) if option.predicted else None,
         cost=_money(option.cost) if option.predicted else None,
         currency=option.pool.spec.currency if option.predicted else None,
@@ -36,7 +36,7 @@ def plan_status(plan: Plan, steps: Sequence[str]) -> PlanStatus:
     )
 
 
-def _stage(stage: StagePlan, option: Option) -> StagePlanStatus:
+def _stage(stage: StagePlan) -> StagePlanStatus:
     return StagePlanStatus(
         name=stage.stage,
         strategy=stage.strategy.to_json(),
@@ -45,7 +45,7 @@ def _stage(stage: StagePlan, option: Option) -> StagePlanStatus:
         tokens=stage.data.tokens,
         tokens_exact=stage.data.exact,
         tokens_per_second=round(stage.tokens_per_second, 1),
-        speed_factor=round(stage.factor, 3),
+        speed_factor=round(stage.factor.value, 3),
     )
 
 

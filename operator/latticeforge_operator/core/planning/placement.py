@@ -1,11 +1,12 @@
-"""Where and how a step runs: pool, pods, GPUs, and the trainer's strategy.
+"""The pods of one step: pool, GPUs, and the trainer's strategy where nothing is predicted.
 
-The choice is simple and says so: the pool that is named, or else the cheapest; the GPUs that are
-asked for, or else one. Predicting memory, time and cost of alternatives builds on this.
+Nothing is predicted on CPU, and where the model is not known: then the pool is the one that is
+named, or else the cheapest, and the GPUs are those asked for, or else one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -15,7 +16,7 @@ from latticeforge_trainer.contract import Method, StepKind, Strategy
 
 _ON_POOL = frozenset({StepKind.TRAIN, StepKind.EVALUATE})
 
-_WITHOUT_FP8 = frozenset({Accelerator.A100})
+WITHOUT_FP8 = frozenset({Accelerator.A100})
 """Accelerators without 8-bit products, which came with compute capability 8.9."""
 
 
@@ -54,46 +55,83 @@ def is_on_pool(kind: StepKind) -> bool:
     return kind in _ON_POOL
 
 
-def choose_pool(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) -> GPUPool:
+def choose_pool(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> GPUPool:
     """The named pool, or the cheapest that serves.
 
     Raises:
         PlanError: There is no such pool, its GPUs cannot do what a stage asks for, or the budget is
             in another currency than its price.
     """
-    pool = _named_or_cheapest(spec, pools)
-    if not _serves(spec, pool):
-        raise PlanError(
-            f"lora.baseDtype FP8 needs GPUs with 8-bit products, and pool {pool.name} has "
-            f"{pool.spec.accelerator}; name a pool of H100, H200 or L40S, or leave baseDtype out"
-        )
-    if spec.budget is not None and spec.budget.currency != pool.spec.currency:
-        raise PlanError(
-            f"budget.currency is {spec.budget.currency}, but pool {pool.name} is priced in "
-            f"{pool.spec.currency}; give the budget in {pool.spec.currency}"
-        )
+    pool = _cheapest(spec, eligible(spec, pools))
+    if why := unserved(spec, pool):
+        raise PlanError(why)
     return pool
 
 
-def _named_or_cheapest(spec: StackedTrainingSpec, pools: tuple[GPUPool, ...]) -> GPUPool:
+def eligible(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> list[GPUPool]:
+    """The named pool, or all.
+
+    Raises:
+        PlanError: There is none.
+    """
     names = ", ".join(sorted(pool.name for pool in pools)) or "none"
-    if spec.compute.pool is not None:
-        for pool in pools:
-            if pool.name == spec.compute.pool:
-                return pool
+    if spec.compute.pool is None:
+        if not pools:
+            raise PlanError("there is no GPUPool; ask the platform team to create one")
+        return list(pools)
+    named = [pool for pool in pools if pool.name == spec.compute.pool]
+    if not named:
         raise PlanError(
             f"compute.pool {spec.compute.pool} does not exist (there are: {names}); "
             "create the GPUPool, or name another"
         )
-    if not pools:
-        raise PlanError("there is no GPUPool; ask the platform team to create one")
+    return named
+
+
+def unserved(spec: StackedTrainingSpec, pool: GPUPool) -> str | None:
+    """Why a pool is not for a stack, whatever its size; None: it is."""
+    if not _serves(spec, pool):
+        return (
+            f"lora.baseDtype FP8 needs GPUs with 8-bit products, and pool {pool.name} has "
+            f"{pool.spec.accelerator}; name a pool of H100, H200 or L40S, or leave baseDtype out"
+        )
+    if spec.budget is not None and spec.budget.currency != pool.spec.currency:
+        return (
+            f"budget.currency is {spec.budget.currency}, but pool {pool.name} is priced in "
+            f"{pool.spec.currency}; give the budget in {pool.spec.currency}"
+        )
+    return None
+
+
+def pods_of(gpus: int, pool: GPUPool) -> tuple[int, int]:
+    """How many pods hold `gpus` GPUs of a pool, and how many each of them holds.
+
+    Raises:
+        PlanError: The pool's nodes have no GPUs, or those asked for do not divide into pods.
+    """
+    per_node = pool.spec.gpus_per_node
+    if per_node == 0:
+        raise PlanError(
+            f"pool {pool.name} of accelerator {pool.spec.accelerator} has gpusPerNode 0; "
+            "correct the GPUPool, or name another"
+        )
+    pods = -(-gpus // per_node)
+    if gpus % pods:
+        raise PlanError(
+            f"compute.gpus {gpus} does not divide into whole pods on pool {pool.name} "
+            f"with {per_node} GPUs per node; ask for a multiple of {per_node}"
+        )
+    return pods, gpus // pods
+
+
+def _cheapest(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> GPUPool:
     serving = [pool for pool in pools if _serves(spec, pool)] or pools  # then it is said why not
     return min(serving, key=lambda pool: (Decimal(pool.spec.price_per_gpu_hour), pool.name))
 
 
 def _serves(spec: StackedTrainingSpec, pool: GPUPool) -> bool:
     wants_fp8 = any(stage.lora and stage.lora.base_dtype for stage in spec.stages)
-    return not (wants_fp8 and pool.spec.accelerator in _WITHOUT_FP8)
+    return not (wants_fp8 and pool.spec.accelerator in WITHOUT_FP8)
 
 
 def place(
@@ -111,24 +149,13 @@ def place(
         return Placement(
             pool, pods=1, gpus_per_pod=0, on_pool=True, strategy=Strategy(), queue=queue
         )
-    per_node = pool.spec.gpus_per_node
-    if per_node == 0:
-        raise PlanError(
-            f"pool {pool.name} of accelerator {pool.spec.accelerator} has gpusPerNode 0; "
-            "correct the GPUPool, or name another"
-        )
     gpus = 1 if kind is StepKind.EVALUATE else spec.compute.gpus or 1
-    pods = -(-gpus // per_node)
-    if gpus % pods:
-        raise PlanError(
-            f"compute.gpus {gpus} does not divide into whole pods on pool {pool.name} "
-            f"with {per_node} GPUs per node; ask for a multiple of {per_node}"
-        )
+    pods, processes = pods_of(gpus, pool)
     strategy = Strategy(
-        processes=gpus // pods,
+        processes=processes,
         nodes=pods,
         zero_stage=3 if gpus > 1 and stage.method is Method.FULL else 0,
     )
     return Placement(
-        pool, pods=pods, gpus_per_pod=gpus // pods, on_pool=True, strategy=strategy, queue=queue
+        pool, pods=pods, gpus_per_pod=processes, on_pool=True, strategy=strategy, queue=queue
     )

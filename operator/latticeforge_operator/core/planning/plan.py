@@ -8,13 +8,15 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
+from latticeforge_operator.core.planning.history import Factor
 from latticeforge_operator.core.planning.placement import Placement, PlanError, place
 from latticeforge_trainer.contract import PrepareResult, StepKind, Strategy
 
 if TYPE_CHECKING:
     from latticeforge_operator.core.steps import Step
-    from latticeforge_trainer.estimate.memory import Memory, Term
+    from latticeforge_trainer.estimate.memory import Memory
     from latticeforge_trainer.estimate.speed import Speed
+    from latticeforge_trainer.estimate.terms import Term
     from latticeforge_trainer.estimate.training import Run
 
 T = TypeVar("T")
@@ -83,7 +85,7 @@ class StagePlan:
     """Of each pod."""
     speed: Speed
     """Of all GPUs together, by the model alone."""
-    factor: float
+    factor: Factor
     """What measured runs change in it."""
     data: StageData
 
@@ -95,7 +97,7 @@ class StagePlan:
     @property
     def tokens_per_second(self) -> float:
         """Of all GPUs together, by the model and what was measured."""
-        return self.speed.tokens_per_second * self.factor
+        return self.speed.tokens_per_second * self.factor.value
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """A change that would make an infeasible stack feasible, or a feasible one cheaper."""
+class Alternative:
+    """An edit, and what would come out: it makes an infeasible stack fit, or a feasible faster."""
 
     change: str
     """What to edit."""
@@ -159,7 +161,8 @@ class Plan:
     chosen: Option | None
     refusal: str | None = None
     """Why nothing could be chosen, in one sentence with numbers."""
-    remedies: tuple[Remedy, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    """Edits that would make it fit, or faster."""
     tradeoff: str = ""
     """What the choice gives up for what, in one sentence; empty where nothing is."""
     assumptions: tuple[str, ...] = ()

@@ -1,18 +1,23 @@
-"""From a spec, pools and a model to a plan."""
+"""From a spec, pools and a model to a plan: every option is looked at, and one is chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
+from latticeforge_operator.api.pool import Accelerator
+from latticeforge_operator.core.planning import words
+from latticeforge_operator.core.planning.alternatives import that_are_faster, that_fit
+from latticeforge_operator.core.planning.assumptions import assumptions, warnings
+from latticeforge_operator.core.planning.choice import choose
 from latticeforge_operator.core.planning.history import History
-from latticeforge_operator.core.planning.placement import PlanError, choose_pool, place
-from latticeforge_operator.core.planning.plan import Option, Plan, StageData
+from latticeforge_operator.core.planning.options import Request, option_of
+from latticeforge_operator.core.planning.placement import PlanError, choose_pool, eligible, place
+from latticeforge_operator.core.planning.plan import Alternative, Option, Plan, StageData
+from latticeforge_operator.core.steps import merges
 from latticeforge_trainer.contract import StepKind
-
-if TYPE_CHECKING:
-    from latticeforge_trainer.estimate.base_model import BaseModel
+from latticeforge_trainer.estimate.base_model import BaseModel, why_untrainable
 
 
 def plan_stack(
@@ -32,34 +37,133 @@ def plan_stack(
         model: The base; None: it is not known, and nothing is predicted.
         data: What is known of the stages' data, by stage.
         history: What earlier runs have measured.
-        headroom: Share of the GPU memory to leave free beyond the model's own margin, for instance
-            after a step has run out of it.
+        headroom: Share of the GPU memory to leave free beyond the estimate's own margin, for
+            instance after a step has run out of it.
 
     Raises:
         PlanError: It cannot run; one sentence with numbers.
     """
-    plan = survey(spec, pools, model, data=data, history=history, headroom=headroom)
+    if model is None or _is_on_cpu(spec, pools):
+        return _unpredicted(spec, pools)
+    request = Request(spec, model, data or {}, history or History(), headroom)
+    plan = _plan(request, pools)
     if plan.chosen is None:
-        raise PlanError(plan.refusal or "nothing fits")
+        advice = next(iter(that_fit(request, _closest(plan.options))), None)
+        raise PlanError(f"{plan.refusal}{_advised(advice)}")
     return plan
 
 
 def survey(
     spec: StackedTrainingSpec,
     pools: Sequence[GPUPool],
-    model: BaseModel | None,
+    model: BaseModel,
     *,
     data: Mapping[str, StageData] | None = None,
     history: History | None = None,
-    headroom: float = 0.0,
 ) -> Plan:
-    """The same, for people: every option is looked at, and a refusal comes with what would help.
+    """The same for people: a refusal is a plan too, and edits that would help come with it.
 
     Raises:
-        PlanError: There is nothing to look at, such as no pool.
+        PlanError: There is nothing to look at: no such pool, or a base that cannot be trained.
     """
-    del model, data, history, headroom
-    pool = choose_pool(spec, tuple(pools))
+    if _is_on_cpu(spec, pools):
+        return _unpredicted(spec, pools)
+    request = Request(spec, model, data or {}, history or History())
+    plan = _plan(request, pools)
+    if plan.chosen is None:
+        return replace(plan, alternatives=that_fit(request, _closest(plan.options)))
+    return replace(plan, alternatives=that_are_faster(request, plan.chosen))
+
+
+def _plan(request: Request, pools: Sequence[GPUPool]) -> Plan:
+    spec = request.spec
+    _refuse_base(request)
+    gpu_pools = [p for p in eligible(spec, pools) if p.spec.accelerator is not Accelerator.CPU]
+    _refuse_currencies(spec, gpu_pools)
+    options = tuple(
+        option_of(request, pool, gpus) for pool in gpu_pools for gpus in gpu_counts(spec, pool)
+    )
+    chosen = choose(spec, options)
+    if chosen is None:
+        return Plan(spec, options, None, refusal=_closest(options).refusal)
+    return Plan(
+        spec,
+        options,
+        chosen,
+        tradeoff=words.tradeoff(chosen),
+        assumptions=assumptions(request, chosen),
+        warnings=warnings(spec, chosen),
+    )
+
+
+def gpu_counts(spec: StackedTrainingSpec, pool: GPUPool) -> Iterator[int]:
+    """The GPUs that are asked for; else powers of two up to a node, then of whole nodes.
+
+    As many nodes as the pool is known to have, or one.
+    """
+    if spec.compute.gpus is not None:
+        yield spec.compute.gpus
+        return
+    per_node = max(1, pool.spec.gpus_per_node)
+    yield from _doubling(per_node)
+    yield from (per_node * nodes for nodes in _doubling(pool.nodes or 1) if nodes > 1)
+
+
+def _doubling(most: int) -> Iterator[int]:
+    count = 1
+    while count < most:
+        yield count
+        count *= 2
+    yield most
+
+
+def _closest(options: Sequence[Option]) -> Option:
+    """The refused option that is worth explaining: the most GPUs of the cheapest pool.
+
+    One that trains, and was refused for what it costs or takes, comes before those that do not.
+    """
+    return max(options, key=lambda o: (bool(o.works), len(o.stages), o.gpus, o.pool.name))
+
+
+def _advised(advice: Alternative | None) -> str:
+    return f"; what would fit: {advice.change}" if advice else ""
+
+
+def _refuse_base(request: Request) -> None:
+    spec, model = request.spec, request.model
+    for index, stage in enumerate(spec.stages):
+        if why := why_untrainable(model.quantization, stage.method):
+            raise PlanError(f"{spec.base.model} {why}")
+        if stage.method.is_adapter and stage.hyperparameters.optimizer_states == "INT8":
+            raise PlanError(
+                f"stage {stage.name}: optimizerStates INT8 is for method Full, as an adapter's "
+                "moments are small; leave it out"
+            )
+        if model.quantization is not None and merges(spec, index):
+            raise PlanError(
+                f"stage {stage.name}: an adapter cannot be merged into the {model.quantization} "
+                f"weights of {spec.base.model}, as that changes what it computes; publish the "
+                "adapter (artifact Adapter, handoff ContinueAdapter), or use the 16-bit base"
+            )
+
+
+def _refuse_currencies(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> None:
+    currencies = sorted({pool.spec.currency for pool in pools})
+    if spec.budget is None and len(currencies) > 1:
+        raise PlanError(
+            f"the pools are priced in {' and '.join(currencies)}, which cannot be compared; name "
+            "compute.pool, or give a budget in one of them"
+        )
+
+
+def _is_on_cpu(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> bool:
+    """Whether there is nothing but CPU to run on."""
+    return all(p.spec.accelerator is Accelerator.CPU for p in eligible(spec, pools))
+
+
+def _unpredicted(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> Plan:
+    """A plan of places alone."""
+    pool = choose_pool(spec, pools)
     placements = [place(spec, stage, StepKind.TRAIN, pool) for stage in spec.stages]
     option = Option(pool, gpus=placements[0].pods * placements[0].gpus_per_pod)
     return Plan(spec, (option,), option)

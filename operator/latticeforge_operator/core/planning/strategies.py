@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 
-Sharding = tuple[int, Offload]
+Sharding = tuple[Literal[0, 1, 2, 3], Offload]
 """ZeRO stage, and what is held in host memory."""
 
 _PLAIN: Sharding = (0, Offload.NONE)

@@ -1,0 +1,176 @@
+"""Edits of a stack that would make it fit, or train faster; each is planned, none is guessed.
+
+They are tried in the order in which a user would rather make them: more of the same hardware first,
+then another method, then what changes the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
+from latticeforge_operator.api.training import LoRA
+from latticeforge_operator.core.planning.options import Request, option_of
+from latticeforge_operator.core.planning.placement import WITHOUT_FP8
+from latticeforge_operator.core.planning.plan import Alternative, Option
+from latticeforge_trainer.contract import Method
+from latticeforge_trainer.estimate.base_model import why_untrainable
+from latticeforge_trainer.estimate.terms import GIB, total
+
+MOST_NODES = 8
+"""Nodes that are tried where the pool does not say how many it has."""
+
+SHORTEST = 512
+"""Tokens: a sequence is not advised to be cut below this."""
+
+PLENTY = "16Ti"
+"""Host memory that any node's need fits in."""
+
+_HOST_STEP = 64 * GIB
+"""What needed host memory is rounded up to."""
+
+
+@dataclass(frozen=True)
+class _Edit:
+    change: str
+    request: Request
+    pool: GPUPool
+    gpus: int
+    lossy: bool = False
+
+
+def that_fit(request: Request, option: Option) -> tuple[Alternative, ...]:
+    """Edits that would make a refused option fit, the first of each kind that does."""
+    found = []
+    for kind in (_more_gpus, _more_host, _smaller_method, _int8, _shorter):
+        planned = (_planned(edit) for edit in kind(request, option.pool, option.gpus))
+        first = next((a for a in planned if a.option.refusal is None), None)
+        if first is not None:
+            found.append(first)
+    return tuple(found)
+
+
+def that_are_faster(request: Request, option: Option) -> tuple[Alternative, ...]:
+    """Edits that would make a feasible option faster: more nodes, and what is lossy."""
+    found = []
+    for kind in (_more_gpus, _int8, _fp8):
+        planned = (_planned(edit) for edit in kind(request, option.pool, option.gpus))
+        first = next((a for a in planned if _is_faster(a.option, option)), None)
+        if first is not None:
+            found.append(first)
+    return tuple(found)
+
+
+def _is_faster(other: Option, option: Option) -> bool:
+    return other.refusal is None and other.seconds.expected < option.seconds.expected
+
+
+def _planned(edit: _Edit) -> Alternative:
+    return Alternative(edit.change, option_of(edit.request, edit.pool, edit.gpus), edit.lossy)
+
+
+def _more_gpus(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    per_node = pool.spec.gpus_per_node
+    most = per_node * (pool.nodes or MOST_NODES)
+    more = gpus * 2
+    while more <= most:
+        if more <= per_node or more % per_node == 0:
+            nodes = f" ({more // per_node} nodes)" if more > per_node else ""
+            spec = _with_compute(request.spec, gpus=more, pool=pool.name)
+            yield _Edit(f"compute.gpus: {more}{nodes}", replace(request, spec=spec), pool, more)
+        more *= 2
+
+
+def _more_host(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    plenty = option_of(request, _with_host(pool, PLENTY), gpus)
+    if plenty.refusal is not None:
+        return
+    share = pool.spec.gpus_per_node / plenty.stages[0].strategy.processes
+    needed = max(total(stage.host) for stage in plenty.stages) * share
+    size = f"{math.ceil(needed / _HOST_STEP) * _HOST_STEP // GIB}Gi"
+    change = f"hostMemory: {size} or more on the nodes of pool {pool.name}"
+    yield _Edit(change, request, _with_host(pool, size), gpus)
+
+
+def _smaller_method(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    for method in (Method.LORA, Method.QLORA):
+        if why_untrainable(request.model.quantization, method) is not None:
+            continue
+
+        def smaller(stage: Stage, method: Method = method) -> Stage:
+            order = list(Method)
+            if order.index(stage.method) >= order.index(method):
+                return stage
+            parameters = stage.hyperparameters.model_copy(update={"optimizer_states": "FP32"})
+            return stage.model_copy(update={"method": method, "hyperparameters": parameters})
+
+        yield from _edited(request, pool, gpus, f"method: {method}", smaller)
+
+
+def _int8(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    def smaller(stage: Stage) -> Stage:
+        if stage.method is not Method.FULL:
+            return stage
+        parameters = stage.hyperparameters.model_copy(update={"optimizer_states": "INT8"})
+        return stage.model_copy(update={"hyperparameters": parameters})
+
+    yield from _edited(request, pool, gpus, "optimizerStates: INT8", smaller, lossy=True)
+
+
+def _fp8(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    if pool.spec.accelerator in WITHOUT_FP8 or request.model.quantization is not None:
+        return
+
+    def faster(stage: Stage) -> Stage:
+        if not stage.method.is_adapter:
+            return stage
+        lora = (stage.lora or LoRA()).model_copy(update={"base_dtype": "FP8"})
+        return stage.model_copy(update={"method": Method.LORA, "lora": lora})
+
+    yield from _edited(
+        request, pool, gpus, "method: LoRA with lora.baseDtype: FP8", faster, lossy=True
+    )
+
+
+def _shorter(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    longest = max(stage.hyperparameters.sequence_length for stage in request.spec.stages)
+    while longest // 2 >= SHORTEST:
+        longest //= 2
+
+        def shorter(stage: Stage, longest: int = longest) -> Stage:
+            if stage.hyperparameters.sequence_length <= longest:
+                return stage
+            parameters = stage.hyperparameters.model_copy(update={"sequence_length": longest})
+            return stage.model_copy(update={"hyperparameters": parameters})
+
+        yield from _edited(request, pool, gpus, f"sequenceLength: {longest}", shorter, lossy=True)
+
+
+def _edited(
+    request: Request,
+    pool: GPUPool,
+    gpus: int,
+    change: str,
+    edit: Callable[[Stage], Stage],
+    *,
+    lossy: bool = False,
+) -> Iterator[_Edit]:
+    """The stack with an edit of its stages, if it changes any."""
+    stages = [edit(stage) for stage in request.spec.stages]
+    changed = [new.name for old, new in zip(request.spec.stages, stages, strict=True) if new != old]
+    if not changed:
+        return
+    spec = request.spec.model_copy(update={"stages": stages})
+    where = f" in stage {', '.join(changed)}"
+    yield _Edit(f"{change}{where}", replace(request, spec=spec), pool, gpus, lossy)
+
+
+def _with_host(pool: GPUPool, size: str) -> GPUPool:
+    spec = pool.spec.model_copy(update={"host_memory": size})
+    return pool.model_copy(update={"spec": spec})
+
+
+def _with_compute(spec: StackedTrainingSpec, **fields: object) -> StackedTrainingSpec:
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update=fields)})
