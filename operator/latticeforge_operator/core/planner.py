@@ -25,7 +25,7 @@ from latticeforge_operator.core.planning import (
     plan_stack,
     plan_status,
 )
-from latticeforge_operator.core.policies import budget, remedy
+from latticeforge_operator.core.policies import remedy
 from latticeforge_operator.core.values import Event
 from latticeforge_trainer.contract import ModelFacts, StepKind, digest_of
 from latticeforge_trainer.estimate.base_model import BaseModel, read_base_model
@@ -58,6 +58,15 @@ def _pinned(
     return spec.model_copy(update={"compute": compute})
 
 
+def _within_reach(spec: StackedTrainingSpec, pool: GPUPool) -> GPUPool:
+    """The pool with the nodes that a plan may span: a volume is made before there is a plan.
+
+    Its access mode, which cannot be changed later, is for one node unless more GPUs are asked for.
+    """
+    own_volume = spec.storage.size is not None and spec.compute.gpus is None
+    return pool.model_copy(update={"nodes": 1}) if own_volume else pool
+
+
 class Planner:
     """Plans one stack.
 
@@ -81,7 +90,11 @@ class Planner:
         self._spec, self._stays = pinned or training.spec, pinned is not None
         settled = facts.trained | (facts.begun if self._stays else frozenset())
         self._rest = [stage for stage in self._spec.stages if stage.name not in settled]
-        self._pools = tuple(p for p in pools if not pinned or p.name == pinned.compute.pool)
+        self._pools = tuple(
+            _within_reach(self._spec, p)
+            for p in pools
+            if not pinned or p.name == pinned.compute.pool
+        )
         self._spent = ledger.total(status.steps, Decimal(status.cost.retired))
         self._headroom = remedy.headroom(facts.records.values())
 
@@ -104,15 +117,19 @@ class Planner:
             message = f"nothing is predicted of {self._spec.base.model}: {error}"
             return self._outlook(self._sketch(), Verdict("Unknown", "NotPredicted", message))
         made_from = self._fingerprint(base)
-        if old is not None and old.made_from == made_from:
-            return self._outlook(self._renamed(old), self._written_verdict(old))
+        verdict = self._written_verdict()
+        if old is not None and verdict is not None and old.made_from == made_from:
+            return self._outlook(self._renamed(old), verdict)
         return self._planned(model, made_from)
 
     def _settled(self) -> Outlook:
         """Nothing is left to plan."""
         old = self._status.plan if self._stays else None
         plan = self._sketch() if old is None else self._renamed(old)
-        return self._outlook(plan, Verdict("True", "Planned", sentence(plan)))
+        verdict = self._written_verdict() if self._stays else None
+        if verdict is None or verdict.value == "False":
+            verdict = Verdict("True", "Planned", sentence(plan))
+        return self._outlook(plan, verdict)
 
     def _planned(self, model: BaseModel, made_from: str) -> Outlook:
         """A new plan of what has not started."""
@@ -131,39 +148,37 @@ class Planner:
                 "made_from": made_from,
             }
         )
-        warnings = [*chosen.warnings, *self._budget_warning(plan)]
-        verdict = Verdict("True", "Planned", "; ".join([sentence(plan), *warnings]))
-        outlook = self._outlook(plan, verdict)
-        return replace(outlook, events=tuple(Event("Plan", w, warning=True) for w in warnings))
-
-    def _budget_warning(self, plan: PlanStatus) -> list[str]:
-        if plan.cost is None:
-            return []
-        expected, low = Decimal(plan.cost.expected), Decimal(plan.cost.low)
-        currency = plan.currency or ""
-        told = budget.prospect(self._spec.budget, self._spent, expected, low, currency)
-        return [told.warning] if told.warning else []
+        verdict = Verdict("True", "Planned", "; ".join([sentence(plan), *chosen.warnings]))
+        events = tuple(Event("Plan", warning, warning=True) for warning in chosen.warnings)
+        return replace(self._outlook(plan, verdict), events=events)
 
     def _chosen(self, model: BaseModel) -> Plan:
-        """The plan of the rest; memory that ran out is no reason to refuse what might still fit."""
-        spec = self._spec.model_copy(update={"stages": self._rest, "budget": self._budget_left()})
-        data, history = self._facts.data, self._facts.history
-        try:
-            return plan_stack(
-                spec, self._pools, model, data=data, history=history, headroom=self._headroom
-            )
-        except PlanError:
-            if not self._headroom:
-                raise
-            return plan_stack(spec, self._pools, model, data=data, history=history)
+        """The plan of the rest.
 
-    def _budget_left(self) -> Budget | None:
-        """What the rest may cost; a budget that only warns forbids no choice."""
+        Neither memory that ran out nor money refuses what may still be done: the one is tried with
+        less room, the other looked at again when a stage begins.
+        """
+        for headroom in dict.fromkeys((self._headroom, 0.0)):
+            for limit in self._limits():
+                spec = self._spec.model_copy(update={"stages": self._rest, "budget": limit})
+                try:
+                    return self._plan(spec, model, headroom)
+                except PlanError as error:
+                    refusal = error
+        raise refusal
+
+    def _plan(self, spec: StackedTrainingSpec, model: BaseModel, headroom: float) -> Plan:
+        data, history = self._facts.data, self._facts.history
+        return plan_stack(spec, self._pools, model, data=data, history=history, headroom=headroom)
+
+    def _limits(self) -> list[Budget | None]:
+        """What the rest may cost, then the same as a warning."""
         limit = self._spec.budget
-        if limit is None or limit.on_exceed is OnExceed.WARN:
-            return None
-        left = max(Decimal(0), Decimal(limit.limit) - self._spent)
-        return limit.model_copy(update={"limit": str(left.quantize(ledger.CENT))})
+        if limit is None:
+            return [None]
+        left = max(Decimal(0), Decimal(limit.limit) - self._spent).quantize(ledger.CENT)
+        strict = limit.model_copy(update={"limit": str(left)})
+        return [strict, strict.model_copy(update={"on_exceed": OnExceed.WARN})]
 
     def _sketch(self) -> PlanStatus:
         """Where it runs, with what earlier plans said of stages that have started."""
@@ -190,11 +205,9 @@ class Planner:
         data = {stage: (d.tokens, d.sequences) for stage, d in self._facts.data.items()}
         return digest_of(self._generation, pools, base.config, data, self._headroom)[:16]
 
-    def _written_verdict(self, plan: PlanStatus) -> Verdict:
+    def _written_verdict(self) -> Verdict | None:
         found = next((c for c in self._status.conditions if c.type == CONDITION), None)
-        if found is None:
-            return Verdict("True", "Planned", sentence(plan))
-        return Verdict(found.status, found.reason, found.message)
+        return Verdict(found.status, found.reason, found.message) if found else None
 
     def _outlook(self, plan: PlanStatus, verdict: Verdict) -> Outlook:
         pool = next(pool for pool in self._pools if pool.name == plan.pool)

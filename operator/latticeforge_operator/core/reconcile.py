@@ -272,17 +272,16 @@ class _Pass:
             return self._suspend(current, too_dear)
         return self._run(current, placement, allowed.deadline_seconds)
 
-    def _too_dear(self, step: Step) -> str:
-        """Why the budget will not last, before a stage begins to train; empty: it may."""
-        cost = self.outlook.plan.cost
-        left = self.report.planned_cost_left(self.pool)
+    def _too_dear(self, step: Step) -> str | None:
+        """Why the budget cannot last, before a stage begins to train; None: it may."""
+        cost, left = self.outlook.plan.cost, self.report.planned_cost_left(self.pool)
         if step.kind is not StepKind.TRAIN or self.walk.records[step.name].attempts:
-            return ""
+            return None
         if cost is None or left is None or not Decimal(cost.expected):
-            return ""
+            return None
         low = left * Decimal(cost.low) / Decimal(cost.expected)
         spent, currency = self.report.spent, self.pool.spec.currency
-        return budget.prospect(self.training.spec.budget, spent, left, low, currency).refusal
+        return budget.unaffordable(self.training.spec.budget, spent, left, low, currency)
 
     def _success_message(self) -> str:
         publish = self.walk.records.get("publish")

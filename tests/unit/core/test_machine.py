@@ -18,7 +18,7 @@ from latticeforge_operator.api.crds import stacked_training_crd
 from latticeforge_operator.api.status import Phase, StepPhase
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.policies import gate
-from latticeforge_operator.core.reconcile import ENDED
+from latticeforge_operator.core.reconcile import FINAL
 from latticeforge_operator.core.values import JobView
 from latticeforge_operator.core.walk import APPROVE_ANNOTATION
 from latticeforge_operator.devcluster.schema import unknown_fields
@@ -46,7 +46,7 @@ class Machine(RuleBasedStateMachine):
         again = self.operator.decide()
         assert self.operator.decide() == again, "the same picture, another decision"
         decision = self.operator.step(write_status=not dies)
-        if before in ENDED and generation == self.operator.training.generation:
+        if before in FINAL and generation == self.operator.training.generation:
             assert decision.status.phase is before, "a terminal phase did not stay"
         status = decision.status.to_json()
         assert not faults(STATUS_SCHEMA, status)

@@ -46,20 +46,10 @@ def allowance(budget: Budget | None, spent: Decimal, price_per_hour: Decimal) ->
     )
 
 
-@dataclass(frozen=True)
-class Prospect:
-    """What the budget says to a predicted cost."""
-
-    refusal: str = ""
-    """Why it is not worth starting; empty: it is."""
-    warning: str = ""
-    """Why it may not be enough; empty: it is expected to be."""
-
-
-def prospect(
+def unaffordable(
     budget: Budget | None, spent: Decimal, expected: Decimal, low: Decimal, currency: str
-) -> Prospect:
-    """Whether what is left of a budget pays for what is left to do.
+) -> str | None:
+    """Why what is left of the budget cannot pay for what is left to do; None: it may.
 
     Args:
         budget: The stack's.
@@ -68,20 +58,15 @@ def prospect(
         low: The least that it may cost, by the error of the prediction.
         currency: What is paid in.
     """
-    if budget is None:
-        return Prospect()
+    if budget is None or budget.on_exceed is OnExceed.WARN:
+        return None
     left = Decimal(budget.limit) - spent
-    of = f"{left:.2f} {currency} left of budget.limit {budget.limit}"
-    if low > left and budget.on_exceed is not OnExceed.WARN:
-        return Prospect(
-            f"the rest is predicted to cost {expected:.2f} {currency}, at least {low:.2f}, and "
-            f"there are {of}; raise it to {spent + expected:.2f}"
-        )
-    if expected > left:
-        return Prospect(
-            warning=f"the rest is predicted to cost {expected:.2f} {currency}, and there are {of}"
-        )
-    return Prospect()
+    if low <= left:
+        return None
+    return (
+        f"the rest is predicted to cost {expected:.2f} {currency}, at least {low:.2f}, and "
+        f"{left:.2f} are left of budget.limit {budget.limit}; raise it to {spent + expected:.2f}"
+    )
 
 
 def crossed(budget: Budget | None, before: Decimal, after: Decimal) -> list[int]:
