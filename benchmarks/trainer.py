@@ -90,6 +90,16 @@ class Run:
     sequence: int = 4096
     processes: int = 1
     steps: int = STEPS
+    warm_up: int = WARM_UP
+    states: str = ""
+    """AdamW's moments, `fp32` or `int8`; empty: in 8 bits for `Full`, else in 32."""
+    accumulation: int = 1
+    """Micro-batches of a step."""
+
+    @property
+    def optimizer_states(self) -> str:
+        """How AdamW's moments are held."""
+        return self.states or ("int8" if self.method == "Full" else "fp32")
 
 
 def table() -> list[Run]:
@@ -106,7 +116,7 @@ def table() -> list[Run]:
     add("full-7b", "7.6B", "Full", [(6,)], [("HF + Liger", 2, "nothing")])
     add("qlora-72b", "72.7B", "QLoRA", [(1,)], [(peft, 1, "layers")])
     add("fp8-72b", "72.7B", "FP8", [(1,)], [])
-    add("long-72b", "72.7B", "QLoRA", [(1, "auto", 65536, 1, 1)], [])
+    add("long-72b", "72.7B", "QLoRA", [(1, "auto", 65536, 1, 1, 0)], [])
     add("gpus-7b", "7.6B", "LoRA", [(4, "auto", 4096, 1), (4, "auto", 4096, 2)], [])
     return rows
 
@@ -181,26 +191,38 @@ def measure(run: Run) -> dict[str, Any]:
     torch.cuda.set_device(device)
     if run.processes > 1:
         torch.distributed.init_process_group("nccl", device_id=device)
+    figures = figures_of(run, device)
+    return {
+        **asdict(run),
+        **figures,
+        "product_tflops": product_rate(device, 20),
+        "sustained_tflops": product_rate(device, 500),
+    }
+
+
+def figures_of(run: Run, device: Any) -> dict[str, Any]:
+    """What some steps come to; leaves nothing on the device."""
+    import torch  # noqa: PLC0415  (not in the parent)
+
     step = STACKS["ours" if run.stack == "ours" else "hf"](run, device)
     torch.cuda.reset_peak_memory_stats()
-    warm_up = WARM_UP if run.steps >= STEPS else 0
-    seconds = list(timed(step, warm_up + run.steps))[warm_up:]
+    seconds = list(timed(step, run.warm_up + run.steps))[run.warm_up :]
     peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    tokens = run.micro_batch * run.sequence * run.processes
+    free, total = torch.cuda.mem_get_info()
+    outside = total - free - torch.cuda.memory_reserved()
+    tokens = run.micro_batch * run.sequence * run.accumulation * run.processes
     rates = [tokens / s for s in seconds]
     rate = tokens / statistics.median(seconds)
-    flops = flops_per_token(run)
     del step
     torch.cuda.empty_cache()
     return {
-        **asdict(run),
         "tokens_per_second": rate,
         "tokens_per_second_range": [min(rates), max(rates)],
-        "mfu": rate / run.processes * flops / PEAK_FLOPS,
+        "mfu": rate / run.processes * flops_per_token(run) / PEAK_FLOPS,
         "allocated_gib": peak[0] / GIB,
         "reserved_gib": peak[1] / GIB,
-        "product_tflops": product_rate(device, 20),
-        "sustained_tflops": product_rate(device, 500),
+        "outside_gib": outside / GIB,
+        "total_gib": total / GIB,
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
@@ -363,10 +385,12 @@ def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -
     if config.payload.lora:
         model = add_adapter(model, config.payload.lora)
     loss = TargetLoss(model)
-    engine = PlainEngine(loss, config.payload, accumulation=1, processes=run.processes)
+    engine = PlainEngine(
+        loss, config.payload, accumulation=run.accumulation, processes=run.processes
+    )
     if fused:
         tokens_at_once = run.micro_batch * run.sequence
-        choice = choose_recompute(config, loss, tokens_at_once, accumulates=False)
+        choice = choose_recompute(config, loss, tokens_at_once, accumulates=run.accumulation > 1)
         unpack_spare(fuse(loss.model, choice.modes), choice.spare, torch.bfloat16)
     loss.train()
     tokens = random_tokens(run, device)
@@ -382,10 +406,11 @@ def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -
     )
 
     def step() -> Any:
-        share = engine.forward(batch, len(sources))
-        engine.backward(share, last=True)
+        for number in range(run.accumulation):
+            share = engine.forward(batch, run.accumulation * len(sources))
+            engine.backward(share, last=number == run.accumulation - 1)
         engine.update(rate)
-        return share.detach()
+        return share.detach() * run.accumulation
 
     return step
 
@@ -432,11 +457,13 @@ def train_config(run: Run) -> Any:
         method=Method.LORA if fp8 else Method(run.method),
         learning_rate=1e-5,
         sequence_length=run.sequence,
-        global_batch_tokens=run.sequence * run.micro_batch,
+        global_batch_tokens=run.sequence * run.micro_batch * run.accumulation * run.processes,
         lora=None if full else LoRASettings(rank=16, alpha=32, base_dtype=fp8),
-        optimizer_states="int8" if full else "fp32",
+        optimizer_states=run.optimizer_states,
     )
-    strategy = Strategy(micro_batch=run.micro_batch, recompute=run.recompute)
+    strategy = Strategy(
+        micro_batch=run.micro_batch, recompute=run.recompute, processes=run.processes
+    )
     runtime = TrainRuntime(base_path="random", data="0" * 64, strategy=strategy)
     return TrainConfig(
         training="benchmarks/trainer", digest="0" * 64, payload=payload, runtime=runtime

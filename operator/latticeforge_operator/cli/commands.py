@@ -1,6 +1,7 @@
 """Every command and option of `latticeforge`; what a command does is imported when it runs.
 
     latticeforge run FILE         a whole stack on this machine, shown live
+    latticeforge plan FILE        does it fit, how long, how many dollars; before anything runs
     latticeforge status | watch   the same picture, from any cluster
     latticeforge devcluster       the one-machine cluster alone, for kubectl and Helm
     latticeforge data             training data and held-out problems of both domains
@@ -62,6 +63,71 @@ def run(file: Path, workdir: Path, namespace: str | None) -> None:
     from latticeforge_operator.cli.run import run_stack
 
     sys.exit(run_stack(file, workdir, namespace))
+
+
+@group.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--pools",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with GPUPools.  [default: those in FILE, else those of the cluster in KUBECONFIG]",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, path_type=Path),
+    help="The base's config.json, or the folder that holds it.  [default: the base's own]",
+)
+@click.option(
+    "--tokens",
+    multiple=True,
+    metavar="[STAGE=]N",
+    help="Tokens of one epoch, such as 12M, where nobody has counted them.",
+)
+@click.option(
+    "--workdir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Where relative paths in FILE start.  [default: this folder]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="As what to print the plan.",
+)
+@click.option("--explain", is_flag=True, help="Show every term of memory, disk and time.")
+def plan(
+    file: Path,
+    *,
+    pools: Path | None,
+    config: Path | None,
+    tokens: tuple[str, ...],
+    workdir: Path,
+    output: Literal["table", "json", "yaml"],
+    explain: bool,
+) -> None:
+    """Say whether the stack in FILE fits, how long it takes and what it costs; run nothing.
+
+    Exits with 1 when no option fits, or is within budget and deadline.
+    """
+    from latticeforge_operator.cli.heading import heading
+
+    if output == "table" and (line := heading(file)):
+        click.echo(line)  # before everything that takes time
+    from latticeforge_operator.cli.plan import print_plan
+
+    code = print_plan(
+        file,
+        pools=pools,
+        config=config,
+        tokens=tokens,
+        volume=workdir,
+        output=output,
+        explain=explain,
+    )
+    sys.exit(code)
 
 
 @group.command()

@@ -1,4 +1,4 @@
-"""The file that `latticeforge run` gets: one StackedTraining, and GPUPools if it brings its own.
+"""The file that `run` and `plan` get: one StackedTraining, and GPUPools if it brings its own.
 
 Everything that the API models refuse is refused here, before anything is started, with one sentence
 per fault: file, line, field, and what to write instead.
@@ -43,7 +43,7 @@ class StackFile:
 
 
 def load_stack(path: Path, namespace: str | None) -> StackFile:
-    """Read a file for `latticeforge run`.
+    """Read a file for `latticeforge run` or `plan`.
 
     Args:
         path: The YAML file; it may hold several documents.
@@ -52,16 +52,10 @@ def load_stack(path: Path, namespace: str | None) -> StackFile:
     Raises:
         CommandError: It is not valid; the message has one line per fault.
     """
-    try:
-        documents = read_documents(path.read_text())
-    except (OSError, UnicodeDecodeError, MalformedYAMLError) as error:
-        raise CommandError(f"{path}: {error}") from error
-    faults = [f"{path}:{fault}" for document in documents for fault in _faults(document)]
-    if faults:
-        raise CommandError("\n".join(faults))
+    documents = _valid(path)
     trainings = [d.value for d in documents if d.value["kind"] == "StackedTraining"]
     if len(trainings) != 1:
-        raise CommandError(f"{path}: holds {len(trainings)} StackedTrainings; run takes one")
+        raise CommandError(f"{path}: holds {len(trainings)} StackedTrainings, expected one")
     manifest = trainings[0]
     manifest["metadata"]["namespace"] = (
         namespace or manifest["metadata"].get("namespace") or "default"
@@ -73,12 +67,36 @@ def load_stack(path: Path, namespace: str | None) -> StackFile:
     )
 
 
+def load_pools(path: Path) -> list[dict[str, Any]]:
+    """The GPUPools in a file, as they were written; what else it holds is left out.
+
+    Raises:
+        CommandError: It is not valid; the message has one line per fault.
+    """
+    pools = [d.value for d in _valid(path) if d.value["kind"] == "GPUPool"]
+    if not pools:
+        raise CommandError(f"{path}: holds no GPUPool")
+    return pools
+
+
+def _valid(path: Path) -> list[Document]:
+    """A file's documents, each of them a valid object of ours."""
+    try:
+        documents = read_documents(path.read_text())
+    except (OSError, UnicodeDecodeError, MalformedYAMLError) as error:
+        raise CommandError(f"{path}: {error}") from error
+    faults = [f"{path}:{fault}" for document in documents for fault in _faults(document)]
+    if faults:
+        raise CommandError("\n".join(faults))
+    return documents
+
+
 def _faults(document: Document) -> Iterator[str]:
     """Every fault of one document, as `LINE: FIELD: SENTENCE`."""
     obj = document.value
     kind = obj.get("kind") if isinstance(obj, dict) else None
     if kind not in _SPECS:
-        yield f"{document.line_of(('kind',))}: kind {kind!r}: run takes {' and '.join(_SPECS)}"
+        yield f"{document.line_of(('kind',))}: kind {kind!r}: expected {' or '.join(_SPECS)}"
         return
     if obj.get("apiVersion") != API_VERSION:
         yield f"{document.line_of(('apiVersion',))}: apiVersion must be {API_VERSION}"

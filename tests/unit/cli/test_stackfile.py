@@ -63,7 +63,7 @@ def refused(tmp_path: Path, text: str) -> list[str]:
          ("14: spec.stages[1].evaluate[0].suite: 'yaml': unknown suite; known are json, cic, "
           "phase, confidence, math and lm-eval:TASK")),
         ("kind: StackedTraining", "kind: Job",
-         "2: kind 'Job': run takes StackedTraining and GPUPool"),
+         "2: kind 'Job': expected StackedTraining or GPUPool"),
         ("latticeforge.dev/v1alpha1", "latticeforge.dev/v1",
          "1: apiVersion must be latticeforge.dev/v1alpha1"),
         ("metadata: {name: demo}", "metadata: {}", "3: metadata.name is missing"),
@@ -89,7 +89,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), (f"{GOOD}---\n{GOOD}", 2)])
 def test_a_file_holds_one_stack(tmp_path: Path, text: str, count: int) -> None:
-    assert refused(tmp_path, text) == [f" holds {count} StackedTrainings; run takes one"]
+    assert refused(tmp_path, text) == [f" holds {count} StackedTrainings, expected one"]
 
 
 def test_lines_count_from_the_start_of_the_file(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 def test_steps_are_those_of_adamw_however_they_are_cut(
     bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimizers, "BUCKET", bucket)
+    monkeypatch.setattr(optimizers, "UPDATE_BUCKET", bucket)
     named, plain = parameters(), parameters()
     take_steps(MasterAdamW(named, payload()), named, range(5))
 

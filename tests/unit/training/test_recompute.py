@@ -21,7 +21,7 @@ from latticeforge_trainer.contract import (
     TrainPayload,
     TrainRuntime,
 )
-from latticeforge_trainer.estimate.activations import Choice, layer_memory
+from latticeforge_trainer.estimate.activations import Choice
 from latticeforge_trainer.estimate.shapes import model_shape
 from latticeforge_trainer.models.fused import fuse
 from latticeforge_trainer.training import recompute
@@ -37,6 +37,7 @@ FIELDS = {
     "head_dim": 16,
 }
 GIB = 2**30
+TRAINED = 1000
 
 
 def model(kind: str = "Qwen2", **fields: Any) -> Any:
@@ -68,10 +69,12 @@ class Loss:
 
     def __init__(self, device: str, causal: Any) -> None:
         self.model = self.causal = causal
+        self.has_plain_head = type(causal).__name__ != "Gemma2ForCausalLM"
         self._device = torch.device(device)
 
     def parameters(self) -> Iterator[Any]:
-        yield SimpleNamespace(device=self._device)
+        for trained in (False, True):
+            yield SimpleNamespace(device=self._device, requires_grad=trained, numel=lambda: TRAINED)
 
 
 def chosen(config: TrainConfig, device: str, causal: Any, tokens: int) -> Choice:
@@ -106,70 +109,31 @@ def test_what_is_not_known_is_computed_again(
     assert f"{kind.lower()}: what its layers keep is not known" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("kind", "method", "factor", "of_weight"),
-    [
-        ("Qwen2", Method.FULL, 1, 6 * 96 * 64),
-        ("Qwen2", Method.LORA, 1, 0),
-        ("Qwen2", Method.QLORA, 1, 0),
-        ("Gemma2", Method.LORA, 2, 0),
-    ],
-)
-def test_what_is_at_hand_less_what_will_be_taken_is_what_layers_may_keep(
-    kind: str, method: Method, factor: int, of_weight: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "fused"), [("Qwen2", True), ("Gemma2", False)])
+def test_the_choice_is_made_by_what_is_at_hand_and_trained(
+    kind: str, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = model(kind)
-    shape = model_shape(of.config.to_dict())
-    assert shape is not None
+    of, config = model(kind), step()
     asked: list[Any] = []
 
-    def choose(*arguments: Any, most: bool) -> Choice:
-        asked.extend([*arguments, most])
+    def choose_modes(*arguments: Any, **more: Any) -> Choice:
+        asked.extend([*arguments, more])
         return Choice([Recompute.LAYERS] * 3, 5)
 
     monkeypatch.setattr(recompute, "bytes_at_hand", lambda _: 10 * GIB)
-    monkeypatch.setattr(recompute, "bytes_to_come", lambda *_, accumulates: (2 + accumulates) * GIB)
-    monkeypatch.setattr(recompute, "LOGITS_AT_ONCE", 5000)
-    monkeypatch.setattr(recompute, "choose", choose)
+    monkeypatch.setattr(recompute, "choose_modes", choose_modes)
 
-    choice = chosen(step(method), "cuda", of, 100)
-
-    # Of the head: hidden states and their gradients, as many logits as there are at once, and its
-    # weight's gradient in 32 bits and in 16.
-    budget = 7 * GIB - 2 * (2 * 100 * 64 + 5000) - of_weight
-    assert asked == [layer_memory(shape), 3, 100 * factor, budget, method is not Method.QLORA]
-    assert choice == Choice([Recompute.LAYERS] * 3, 5)
-
-
-def test_a_small_micro_batch_has_no_more_logits_than_it_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    budgets: list[int] = []
-
-    def choose(_memory: Any, _layers: int, _tokens: int, budget: int, *, most: bool) -> Choice:
-        budgets.append(budget)
-        return Choice([], int(most))
-
-    monkeypatch.setattr(recompute, "bytes_at_hand", lambda _: GIB)
-    monkeypatch.setattr(recompute, "bytes_to_come", lambda *_, accumulates: 0 * accumulates)
-    monkeypatch.setattr(recompute, "choose", choose)
-    chosen(step(), "cuda", model(), 2)
-    assert budgets == [GIB - 2 * (2 * 2 * 64 + 2 * 96)]
-
-
-@pytest.mark.parametrize(
-    ("states", "accumulates", "each"),
-    [("fp32", False, 8), ("fp32", True, 12), ("int8", False, 4.25), ("int8", True, 8.25)],
-)
-def test_moments_and_standing_gradients_are_still_to_come_for_what_is_trained(
-    states: str, accumulates: bool, each: float
-) -> None:
-    of = model()
-    for parameter in of.parameters():
-        parameter.requires_grad_(False)
-    of.lm_head.weight.requires_grad_()
-    config = step(Method.FULL, optimizer_states=states)
-    assert recompute.bytes_to_come(config, of, accumulates=accumulates) == 96 * 64 * each
+    assert chosen(config, "cuda", of, 100) == Choice([Recompute.LAYERS] * 3, 5)
+    state = {
+        "tokens": 100,
+        "at_hand": 10 * GIB,
+        "trained": TRAINED,
+        "accumulates": True,
+        "fused": fused,
+        "plain_head": fused,
+    }
+    shape = model_shape(of.config.to_dict())
+    assert asked == [shape, config.payload, config.runtime.strategy, state]
 
 
 def test_what_is_free_or_cached_is_at_hand_less_a_share_of_all(

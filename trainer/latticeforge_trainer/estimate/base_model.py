@@ -60,6 +60,8 @@ class BaseModel:
     architecture: str
     """`model_type` of the config."""
     activation: str
+    capped_logits: bool
+    """Whether the head's outputs are bounded, as Gemma's are."""
     quantization: str | None
     """`nf4`, `gptq`, …; None for 16- and 32-bit weights."""
     weight_bits: int
@@ -94,6 +96,7 @@ def read_base_model(config: Mapping[str, Any]) -> BaseModel:
         shape=shape,
         architecture=kind,
         activation=str(text.get("hidden_act") or text.get("hidden_activation") or "silu"),
+        capped_logits=bool(text.get("final_logit_softcapping")),
         quantization=quantization,
         weight_bits=int(8 * linear),
         stored_bytes=int(linear * linears) + plain * (parameters.total - linears),
@@ -146,6 +149,22 @@ def why_untrainable(quantization: str | None, method: Method) -> str | None:
         f"holds {quantization} weights, which serve inference only: no gradient passes through "
         "their rounding; train on the 16-bit model it was made from (method Full, LoRA or QLoRA), "
         "or on an NF4 copy of that (method QLoRA)"
+    )
+
+
+def why_unmergeable(quantization: str | None) -> str | None:
+    """Why no adapter is merged into a model whose weights are stored so, and what to do instead.
+
+    Returns:
+        The rest of a sentence that begins with the model's name; None: it can be.
+    """
+    if quantization is None:
+        return None
+    kind = "NF4" if quantization == NF4 else quantization
+    return (
+        f"holds {kind} weights, and merging an adapter into 4-bit weights changes what it "
+        "computes: publish the adapter (artifact: Adapter, handoff: ContinueAdapter), or use "
+        "the 16-bit model as base, with method QLoRA as well"
     )
 
 

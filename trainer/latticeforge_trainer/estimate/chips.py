@@ -98,7 +98,7 @@ def chip(accelerator: str) -> Chip:
     """
     if accelerator not in CHIPS:
         raise EstimateError(
-            f"accelerator {accelerator} is not known, only {', '.join(CHIPS)}: its memory and speed "
-            "cannot be predicted"
+            f"accelerator {accelerator} is not known, only {', '.join(CHIPS)}: "
+            "its memory and speed cannot be predicted"
         )
     return CHIPS[accelerator]

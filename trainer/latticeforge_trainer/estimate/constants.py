@@ -1,50 +1,73 @@
-"""What the estimate's formulas leave open, fitted to measurements of this trainer.
+"""What the estimate's formulas leave open.
 
-Fitted on the rows of `docs/data/trainer.json` and the tables of `docs/performance.md` (one H200,
-one and two H100) unless a constant says otherwise.
+Fitted by hand to docs/data/trainer.json and the kernel times of docs/performance.md (H200 and H100,
+Qwen2.5 shapes of 7.6 and 72.7 B, sequences of 4,096) where nothing else is said. "Assumed" is what
+nobody has measured here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CONTEXT = 600 * 2**20
 """Bytes of a GPU outside torch's allocator: CUDA's context and kernels. Assumed."""
 
 NCCL = 800 * 2**20
-"""Bytes that NCCL takes besides where processes talk. Assumed."""
+"""Bytes that NCCL takes besides, once processes have exchanged something. Assumed."""
 
 SAFETY = 0.01
 """Share of a GPU's memory that a plan leaves free."""
 
-FRAGMENTS = {"bf16": 0.005, "nf4": 0.03, "fp8": 0.015, "full": 0.03}
-"""Reserved beyond allocated memory, as a share of it, by what is trained over."""
 
-PRODUCTS = 0.71
-"""Share of a chip's dense peak that large products reach once it is at its power limit."""
+@dataclass(frozen=True)
+class Constants:
+    """What is fitted to measurements: shares of what a data sheet promises, where nothing else."""
 
-ATTENTION = 0.355
-"""Share of the dense peak that attention's model FLOPs are done at."""
+    context: int = CONTEXT
+    fragments: dict[str, float] = field(
+        default_factory=lambda: {"bf16": 0.007, "nf4": 0.035, "fp8": 0.017, "full": 0.045}
+    )
+    """Reserved beyond allocated memory, as a share of what comes and goes within a step, by what is
+    trained over, or `full`."""
+    products: float = 0.71
+    """Of the dense bf16 peak, by large products once the chip is at its power limit."""
+    fp8_products: float = 0.733
+    """The same in FP8."""
+    attention: float = 0.355
+    """Of the dense bf16 peak, by attention's model FLOPs in documents as long as a sequence."""
+    packed_attention: float = 0.18
+    """The same in documents of other lengths."""
+    traffic: float = 0.8
+    """Of the memory bandwidth, by kernels that stream: gated products, AdamW in 32 bits."""
+    small_traffic: float = 0.55
+    """The same by norms, rotations and copies."""
+    dequantize: float = 0.58
+    """The same by NF4 dequantization."""
+    quantize: float = 0.4
+    """The same by FP8 quantization and transposition."""
+    int8_update: float = 0.31
+    """The same by AdamW with 8-bit moments."""
+    pending: float = 1.7
+    """What the gated product costs more where it also adds adapters' products (FP8)."""
+    launch: float = 3e-3
+    """Seconds in which the host launches a layer's kernels, forward and backward: a floor."""
+    links: float = 0.75
+    """Of a link's rate, by collectives. Assumed."""
+    exposed: float = 0.2
+    """Of collectives that overlap with computing, the share that it does not hide. Assumed."""
+    host_update: float = 1.0e9
+    """Parameters that a node's processors update in a second, all together. Assumed."""
 
-TRAFFIC = 0.55
-"""Share of the memory bandwidth that elementwise kernels reach."""
 
-LAUNCH = 3e-3
-"""Seconds in which the host launches a layer's kernels, forward and backward: a floor."""
-
-LINKS = 0.75
-"""Share of a link's rate that collectives reach. Assumed."""
-
-EXPOSED = 0.2
-"""Share of communication that computation does not hide. Assumed."""
-
-HOST_ADAM = 1.0e9
-"""Parameters that a node's processors update in a second, all together. Assumed."""
+FITTED = Constants()
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes per second of reading, writing and moving models, and what else is timed by them."""
+    """What is not training: bytes per second of reading, writing and moving models, and the rest.
+
+    Assumed, but for `start`, which was measured with CPU processes.
+    """
 
     disk_read: float = 2e9
     disk_write: float = 1e9
@@ -59,4 +82,3 @@ class Rates:
 
 
 RATES = Rates()
-"""Assumed, but for `start`, which CPU runs took."""

@@ -34,13 +34,17 @@ def training_flops(shape: ModelShape, method: Method, documents: Iterable[int]) 
         method: How it is trained.
         documents: Tokens of each; attention does not leave a document.
     """
+    return sum(
+        PER_WEIGHT[method] * shape.linear_parameters * length + attention_flops(shape, length)
+        for length in documents
+    )
+
+
+def attention_flops(shape: ModelShape, length: int) -> int:
+    """FLOPs of attention in a document of so many tokens, forward and backward."""
     whole = shape.layers - shape.windowed_layers
-    flops = 0
-    for length in documents:
-        seen = whole * length**2 + shape.windowed_layers * _seen(length, shape.window)
-        flops += PER_WEIGHT[method] * shape.linear_parameters * length
-        flops += 6 * shape.attention_width * seen
-    return flops
+    seen = whole * length**2 + shape.windowed_layers * _seen(length, shape.window)
+    return 6 * shape.attention_width * seen
 
 
 def _seen(length: int, window: int | None) -> int:

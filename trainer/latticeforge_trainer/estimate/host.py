@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from latticeforge_trainer.contract import Offload, Recompute
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.terms import GIB, Term, present
@@ -14,14 +16,20 @@ STREAMED = 2 * GIB
 """Weights between disk and GPU, and the page-locked buffers that they pass."""
 
 
-def host_memory(run: Run) -> tuple[Term, ...]:
-    """What the pod of a train step needs, all its processes together."""
+def host_memory(run: Run, modes: Sequence[Recompute] = ()) -> tuple[Term, ...]:
+    """What the pod of a train step needs, all its processes together.
+
+    Args:
+        run: What is trained, and how.
+        modes: What each layer computes again, as `gpu_memory` says: inputs of layers that are
+            offloaded lie in host memory.
+    """
     processes, shape = run.strategy.processes, run.model.shape
     own = run.trained // run.world
     offloads = run.strategy.offload is not Offload.NONE and run.strategy.zero_stage > 0
     weights = run.strategy.offload is Offload.ALL and run.strategy.zero_stage == 3
-    inputs = run.tokens * shape.hidden * run.width * shape.layers
-    of_inputs = inputs if run.asked is Recompute.OFFLOAD else 0
+    partition = run.model.parameters.total // run.world
+    inputs = run.tokens * shape.hidden * run.width * list(modes).count(Recompute.OFFLOAD)
     return present(
         Term("processes", processes * PROCESS, f"{processes} x 4 GiB"),
         Term("weights being read", processes * STREAMED, f"{processes} x 2 GiB"),
@@ -32,10 +40,10 @@ def host_memory(run: Run) -> tuple[Term, ...]:
         ),
         Term(
             "16-bit weights",
-            processes * run.width * own if weights else 0,
-            f"{processes} x {own:,} x {run.width} B, page-locked",
+            processes * run.width * partition if weights else 0,
+            f"{processes} x {partition:,} x {run.width} B, page-locked",
         ),
-        Term("layers' inputs", processes * of_inputs, f"{processes} x {inputs:,} B, page-locked"),
+        Term("layers' inputs", processes * inputs, f"{processes} x {inputs:,} B, page-locked"),
         Term("checkpoint", _snapshot(run), "a copy of the training state, page-locked"),
     )
 

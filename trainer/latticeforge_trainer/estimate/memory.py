@@ -1,12 +1,12 @@
 """The peak of one GPU's memory in a training step of this trainer, term by term.
 
 A step is looked at where its memory can peak: when the loss is taken (everything is kept, and
-logits are there), in backward behind each layer (what is kept goes, gradients come), and when
-weights are updated. The largest of these is the peak, and its terms are what `Memory` lists.
+logits are there), in backward at each layer (what is kept goes, gradients come), and when weights
+are updated. The largest of these is the peak, and its terms are what `Memory` lists.
 
-`allocated` is `torch.cuda.max_memory_allocated`; `reserved` is `max_memory_reserved`, with what lies
-between tensors. CUDA's context and NCCL's buffers are outside both; `capacity` is what they, and a
-margin, leave of the chip.
+`allocated` is `torch.cuda.max_memory_allocated`; `reserved` is `max_memory_reserved`, with what
+lies between tensors. CUDA's context and NCCL's buffers are outside both; `capacity` is what they,
+and a margin, leave of the chip.
 """
 
 from __future__ import annotations
@@ -15,20 +15,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from latticeforge_trainer.contract import Method, Offload, Recompute
-from latticeforge_trainer.estimate import constants
+from latticeforge_trainer.contract import Recompute
 from latticeforge_trainer.estimate.activations import Choice, LayerMemory, layer_memory
-from latticeforge_trainer.estimate.linears import is_fused
+from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET
+from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, Constants
+from latticeforge_trainer.estimate.linears import groups_of, is_fused
 from latticeforge_trainer.estimate.recompute import (
     UNFUSED,
+    bytes_gathered,
+    bytes_of_head,
     choose_modes,
-    logits_at_once,
     margin,
 )
-from latticeforge_trainer.estimate.states import later_states, standing_states
+from latticeforge_trainer.estimate.states import (
+    gradient_width,
+    later_states,
+    reduction_buffers,
+    standing_states,
+    update_buffers,
+    waiting_gradients,
+)
 from latticeforge_trainer.estimate.terms import Term, present, total
 from latticeforge_trainer.estimate.training import Run
-from latticeforge_trainer.estimate.weights import base_format, unpack, weights
+from latticeforge_trainer.estimate.weights import (
+    base_format,
+    columns,
+    is_concatenated,
+    loaded_weights,
+    placed_adapters,
+)
 
 
 @dataclass(frozen=True)
@@ -57,106 +72,150 @@ class Memory:
         return self.capacity - self.reserved
 
 
-def gpu_memory(run: Run) -> Memory:
-    """The peak of each of a run's GPUs."""
-    standing = (*weights(run), *standing_states(run))
-    context = constants.CONTEXT + (constants.NCCL if run.world > 1 else 0)
-    choice = _choice(run, run.chip.memory_bytes - context - total(standing))
-    standing += (*later_states(run), *unpack(run, choice.spare))
+def gpu_memory(run: Run, *, constants: Constants = FITTED) -> Memory:
+    """The peak of each of a run's GPUs.
+
+    Args:
+        run: What is trained, and how.
+        constants: What its formulas leave open.
+    """
+    loaded = (*loaded_weights(run), *standing_states(run))
+    choice = choice_of(run, run.chip.memory_bytes - constants.context - total(loaded))
+    standing = (*loaded, *later_states(run), *placed_adapters(run, choice.spare))
     peak = max(_moments(run, choice.modes), key=total)
     terms = present(*standing, *peak)
     allocated = total(terms)
-    fragments = constants.FRAGMENTS["full" if run.is_full else base_format(run)]
+    fragments = constants.fragments["full" if run.is_full else base_format(run)] * total(peak)
+    context = constants.context + (NCCL if run.world > 1 else 0)
     return Memory(
         terms=terms,
         allocated=allocated,
-        reserved=int(allocated * (1 + fragments)),
+        reserved=allocated + int(fragments),
         context=context,
-        capacity=int(run.chip.memory_bytes * (1 - constants.SAFETY)) - context,
+        capacity=int(run.chip.memory_bytes * (1 - SAFETY)) - context,
         modes=tuple(choice.modes),
     )
 
 
-def _choice(run: Run, free: int) -> Choice:
-    shape = run.model.shape
+def choice_of(run: Run, free: int) -> Choice:
+    """What the trainer will choose to compute again, with so many bytes free."""
     if run.asked is not Recompute.AUTO:
-        return Choice([run.asked] * shape.layers, 0)
+        return Choice([run.asked] * run.model.shape.layers, 0)
     return choose_modes(
-        shape,
+        run.model.shape,
         run.payload,
+        run.strategy,
         tokens=run.tokens,
         at_hand=free - margin(run.chip.memory_bytes),
         trained=run.trained,
         accumulates=run.accumulates,
         fused=is_fused(run.model),
+        plain_head=run.has_plain_head,
     )
 
 
 def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     """What is there beside weights and states, when it can be the most."""
+    memory = layer_memory(run.model.shape, run.width)
+    factor = 1 if is_fused(run.model) else UNFUSED
+    kept = [_kept(memory, mode) * run.tokens * factor for mode in modes]
+    yield _at_loss(run, modes, sum(kept))
+    yield _in_backward(run, modes, kept, memory)
+    gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
+    largest = max(run.model.shape.vocabulary, run.model.shape.intermediate) * run.model.shape.hidden
+    yield (
+        Term("gradients", gradients, "of everything that is trained"),
+        Term("update", update_buffers(run, largest if run.is_full else 0), "of a bucket"),
+    )
+
+
+def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:
     shape, width = run.model.shape, run.width
-    memory = layer_memory(shape, width)
-    rows = run.tokens * (1 if is_fused(run.model) else UNFUSED)
-    kept = [_kept(memory, mode) * rows for mode in modes]
-    standing = _gradients(run) if run.accumulates else 0
-    logits = width * logits_at_once(shape, run.tokens)
-    hidden = width * run.tokens * shape.hidden
-    table = shape.vocabulary * shape.hidden
-    yield (
-        _activations(sum(kept), run, modes),
-        Term("gradients", standing, "of the micro-batches before"),
-        Term("head", 3 * hidden + logits + (6 * table if run.is_full else 0), "logits and loss"),
+    head = bytes_of_head(
+        shape, run.tokens, trained=run.is_full, plain=run.has_plain_head, width=width
     )
-    of_layer = (_gradients(run) - (_head_gradient(run))) // shape.layers
-    best = (0, 0, 0, 0)
+    last = width * run.tokens * shape.hidden
+    gathered = bytes_gathered(shape, width) if run.strategy.zero_stage == 3 else 0
+    return (
+        _activations(run, modes, kept),
+        Term("gradients", waiting_gradients(run), "of the micro-batches before"),
+        Term("head and loss", head + last, "logits of a piece, hidden states, their gradients"),
+        Term("gathered weights", gathered, "the head, layers soon used again, the next ones"),
+    )
+
+
+def _in_backward(
+    run: Run, modes: list[Recompute], kept: list[int], memory: LayerMemory
+) -> tuple[Term, ...]:
+    """At the layer where what is still kept and what has come of gradients are the most."""
+    shape, waiting = run.model.shape, waiting_gradients(run)
+    tables = (2 - shape.tied) * shape.vocabulary * shape.hidden if run.is_full else 0
+    of_layer = (run.trained - tables) / shape.layers
+    of_head = shape.vocabulary * shape.hidden if run.is_full else 0
+    peak = (0, 0, 0, 0)
     for layer, below in enumerate(accumulate(kept)):
-        gradients = standing or _head_gradient(run) + (shape.layers - 1 - layer) * of_layer
-        again = memory.elementwise * rows if modes[layer] in _WHOLE else 0
-        best = max(best, (below + gradients + again, below, gradients, again))
-    _, below, gradients, again = best
-    yield (
-        _activations(below, run, modes),
-        Term("gradients", gradients, "of the layers that backward has passed"),
-        Term("recomputed layer", again, f"{memory.elementwise} B for each token"),
-        Term("backward of a layer", memory.passing * rows, f"{memory.passing} B for each token"),
-    )
-    yield (
-        Term("gradients", _gradients(run), "of everything that is trained"),
-        Term("update", _update(run), "gradients of a bucket in 32 bits"),
+        passed = of_head + (len(modes) - 1 - layer) * of_layer
+        gradients = waiting or int(gradient_width(run) * passed)
+        again = _again(run, modes[layer], memory)
+        peak = max(peak, (below + gradients + again, below, gradients, again))
+    _, below, gradients, again = peak
+    return (
+        _activations(run, modes, below),
+        Term("gradients", gradients, "of what backward has passed"),
+        Term("recomputed layer", again, "what one layer keeps without recomputation"),
+        Term("a layer's backward", _passing(run), "gradients of its gated product and output"),
+        Term("reduction buckets", reduction_buffers(run), "of 16-bit gradients"),
+        Term("gathered weights", _gathered(run), "a layer, its gradients, the next matrices"),
     )
 
 
-_WHOLE = {Recompute.LAYERS, Recompute.OFFLOAD}
+_KEPT = {
+    Recompute.NOTHING: "nothing",
+    Recompute.ELEMENTWISE: "elementwise",
+    Recompute.LAYERS: "input",
+}
 
 
 def _kept(memory: LayerMemory, mode: Recompute) -> int:
-    return {
-        Recompute.NOTHING: memory.nothing,
-        Recompute.ELEMENTWISE: memory.elementwise,
-        Recompute.LAYERS: memory.input,
-        Recompute.OFFLOAD: 0,
-    }[mode]
+    size: int = getattr(memory, _KEPT[mode]) if mode in _KEPT else 0  # none: it is on the host
+    return size
 
 
-def _activations(size: int, run: Run, modes: list[Recompute]) -> Term:
+def _again(run: Run, mode: Recompute, memory: LayerMemory) -> int:
+    if mode not in {Recompute.LAYERS, Recompute.OFFLOAD}:
+        return 0
+    factor = 1 if is_fused(run.model) else UNFUSED
+    return (memory.elementwise - _kept(memory, mode)) * run.tokens * factor
+
+
+def _passing(run: Run) -> int:
+    """What a layer's backward needs at most beside what was kept.
+
+    In the gated product: the gradients of product, gate and up, the product again, the output's.
+    Over FP8 also, one step later: a quantized gradient and a transposed weight.
+    """
+    shape, width = run.model.shape, run.width
+    inner, hidden = shape.intermediate, shape.hidden
+    if not is_fused(run.model):
+        return UNFUSED * layer_memory(shape, width).passing * run.tokens
+    room = sum(columns(run, group) for group in groups_of(run.model)) if is_concatenated(run) else 0
+    gated = run.tokens * width * (4 * inner + hidden + room)
+    gated += width * inner * hidden if run.is_full else 0  # the down projection's gradient
+    if base_format(run) != "fp8":
+        return gated
+    through_norm = run.tokens * (width * (2 * inner + 3 * hidden) + 2 * inner) + 2 * inner * hidden
+    return max(gated, through_norm)
+
+
+def _gathered(run: Run) -> int:
+    if run.strategy.zero_stage < 3:
+        return 0
+    layer = sum(group.parameters for group in groups_of(run.model))
+    matrix = max(width * group.inputs for group in groups_of(run.model) for width in group.widths)
+    trained = layer + matrix if run.is_full else 0  # its gradients, one of them flattened
+    return run.width * (layer + max(PREFETCH_BUCKET, matrix) + trained)
+
+
+def _activations(run: Run, modes: list[Recompute], size: int) -> Term:
     kinds = ", ".join(f"{modes.count(mode)} x {mode.value}" for mode in dict.fromkeys(modes))
     return Term("activations", size, f"{run.tokens} tokens in {len(modes)} layers: {kinds}")
-
-
-def _gradients(run: Run) -> int:
-    if run.strategy.zero_stage >= 2:
-        return 0  # among the states: each process holds its part
-    wide = not run.is_full or run.accumulates or run.world > 1 or run.strategy.zero_stage
-    return run.trained * (4 if wide else run.width)
-
-
-def _head_gradient(run: Run) -> int:
-    table = run.model.shape.vocabulary * run.model.shape.hidden
-    return table * run.width if run.is_full else 0
-
-
-def _update(run: Run) -> int:
-    bucket = min(run.trained, 100_000_000)
-    if run.payload.method is Method.FULL and run.payload.optimizer_states == "fp32":
-        return 4 * max(bucket, run.model.shape.vocabulary * run.model.shape.hidden)
-    return 4 * bucket if run.world > 1 and run.strategy.offload is Offload.NONE else 0

@@ -1,15 +1,22 @@
-"""How fast this trainer trains: the time of a step by what it is spent on."""
+"""How fast this trainer trains: the time of a step by what it is spent on.
+
+A roofline by parts: products and attention at a share of the chip's peak, everything else at a
+share of its memory bandwidth, each by what it computes or moves. Below them all lies what the host
+needs to launch a layer's kernels, which small models wait for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from latticeforge_trainer.contract import Method, Offload, Recompute
-from latticeforge_trainer.estimate import constants
-from latticeforge_trainer.estimate.linears import is_fused
+from latticeforge_trainer.contract import Offload, Recompute
+from latticeforge_trainer.estimate.constants import FITTED, Constants
+from latticeforge_trainer.estimate.flops import attention_flops
+from latticeforge_trainer.estimate.linears import groups_of, is_fused
 from latticeforge_trainer.estimate.memory import gpu_memory
 from latticeforge_trainer.estimate.training import Run
-from latticeforge_trainer.estimate.weights import base_format
+from latticeforge_trainer.estimate.weights import DEQUANTIZED, base_format
 
 
 @dataclass(frozen=True)
@@ -32,82 +39,132 @@ class Speed:
     """Of a step; they add up to its seconds."""
 
 
-def speed(run: Run, document_length: float | None = None) -> Speed:
+def speed(
+    run: Run, document_length: float | None = None, *, constants: Constants = FITTED
+) -> Speed:
     """How fast a run trains.
 
     Args:
         run: What is trained, and how.
         document_length: Mean tokens of a document; None: one fills a sequence.
+        constants: What the chip reaches of its data sheet.
     """
-    count = run.micro_batches
-    times = [
-        Time(part.name, count * part.seconds, f"{count} x {part.why}")
-        for part in _micro_batch(run, document_length or run.payload.sequence_length)
-    ]
-    times += _per_step(run)
-    seconds = sum(time.seconds for time in times)
-    tokens = run.payload.sequences_per_step * run.payload.sequence_length
-    kept = tuple(time for time in times if time.seconds > 0)
-    return Speed(tokens / seconds, seconds, kept)
-
-
-def _micro_batch(run: Run, length: float) -> list[Time]:
-    shape, chip, tokens = run.model.shape, run.chip, run.tokens
-    modes = gpu_memory(run).modes
-    whole = sum(mode in {Recompute.LAYERS, Recompute.OFFLOAD} for mode in modes) / len(modes)
-    passes = (6 if run.is_full else 4) + 2 * whole
-    head = shape.vocabulary * shape.hidden
-    linear = shape.linear_parameters - head
-    fp8 = base_format(run) == "fp8" and chip.fp8_flops
-    rate = constants.PRODUCTS * (fp8 or chip.peak_flops)
-    products = passes * linear * tokens / rate
-    products += (6 if run.is_full else 4) * head * tokens / (constants.PRODUCTS * chip.peak_flops)
-    of_pairs = 6 * shape.attention_width * shape.layers * min(length, run.payload.sequence_length)
-    attention = of_pairs * tokens / (constants.ATTENTION * chip.peak_flops) * (1 + whole * 2 / 7)
-    inner = (
-        shape.intermediate
-        if not shape.sparse_layers
-        else (shape.active_experts * shape.expert_width + shape.shared_width)
+    parts = list(_micro_batch(run, document_length, constants))
+    launch = constants.launch * run.model.shape.layers
+    parts.append(
+        Time("waiting for the host", launch - _sum(parts), "to launch the kernels of all layers")
     )
-    moved = tokens * shape.layers * 2 * (9 * inner + 16 * shape.hidden) * (1 + whole / 3)
-    elementwise = moved / (constants.TRAFFIC * chip.memory_bandwidth)
-    elementwise *= 1 if is_fused(run.model) else 2
-    unpacking = 0.0
-    if run.payload.method is Method.QLORA:
-        unpacking = 2 * (2 + whole) * linear / (constants.TRAFFIC * chip.memory_bandwidth)
-    floor = constants.LAUNCH * shape.layers
-    idle = max(0.0, floor - products - attention - elementwise - unpacking)
-    return [
-        Time("products", products, f"{passes:.1f} FLOPs for each weight and token"),
-        Time("attention", attention, f"documents of {length:,.0f} tokens"),
-        Time("elementwise", elementwise, f"{moved / 1e9:,.0f} GB through memory"),
-        Time("dequantization", unpacking, "NF4 to 16 bits for each product"),
-        Time("waiting for the host", idle, f"{shape.layers} layers' kernels"),
-        Time("gathering", _gathering(run), "weights of all layers, twice"),
-    ]
+    parts.append(_gathering(run, constants))
+    count = run.micro_batches
+    times = [Time(p.name, count * p.seconds, f"{count} x {p.why}") for p in parts if p.seconds > 0]
+    times += [time for time in _per_step(run, constants) if time.seconds > 0]
+    seconds = _sum(times)
+    tokens = run.payload.sequences_per_step * run.payload.sequence_length
+    return Speed(tokens / seconds, seconds, tuple(times))
 
 
-def _gathering(run: Run) -> float:
-    if run.strategy.zero_stage < 3 or run.world == 1:
-        return 0.0
-    moved = 3 * run.width * run.model.parameters.total * (1 - 1 / run.world)
-    return constants.EXPOSED * moved / (constants.LINKS * _link(run))
+def _sum(times: list[Time]) -> float:
+    return sum(time.seconds for time in times)
 
 
-def _per_step(run: Run) -> list[Time]:
-    moved = 2 * 4 * run.trained * (1 - 1 / run.world)
-    reduction = moved / (constants.LINKS * _link(run)) if run.strategy.zero_stage < 3 else 0.0
-    own = run.trained / (run.world if run.strategy.zero_stage else 1)
-    if run.strategy.offload is not Offload.NONE and run.strategy.zero_stage:
-        update = own * run.strategy.processes / constants.HOST_ADAM
-        update += 6 * own / run.chip.host_bandwidth
-    else:
-        update = 34 * own / (constants.TRAFFIC * run.chip.memory_bandwidth)
-    return [
-        Time("gradients' reduction", reduction, f"{run.trained:,} gradients"),
-        Time("update", update, f"AdamW on {own:,.0f} parameters"),
-    ]
+def _micro_batch(run: Run, document_length: float | None, constants: Constants) -> Iterator[Time]:
+    """What the GPU computes for one micro-batch."""
+    shape, chip, tokens = run.model.shape, run.chip, run.tokens
+    memory = gpu_memory(run, constants=constants)
+    again = sum(mode in _WHOLE for mode in memory.modes) / len(memory.modes)
+    passes = 6 if run.is_full else 4
+    table = shape.vocabulary * shape.hidden
+    linear = shape.linear_parameters - table
+    kind = base_format(run)
+    bf16 = constants.products * chip.peak_flops
+    fp8 = constants.fp8_products * chip.fp8_flops if kind == "fp8" and chip.fp8_flops else bf16
+    seconds = ((passes + 2 * again) * linear / fp8 + passes * table / bf16) * tokens
+    yield Time("products", seconds, f"{passes + 2 * again:.1f} FLOPs per weight and token")
+
+    length = min(document_length or run.payload.sequence_length, run.payload.sequence_length)
+    rate = constants.attention if document_length is None else constants.packed_attention
+    flops = attention_flops(shape, round(length)) / round(length) * tokens * (1 + 2 / 7 * again)
+    yield Time("attention", flops / (rate * chip.peak_flops), f"in documents of {length:,.0f}")
+
+    inner = _inner(run)
+    slower = (constants.pending if kind == "fp8" else 1) * (1 if is_fused(run.model) else 2)
+    moved = 18 * tokens * shape.layers * inner * (1 + again / 3) * slower
+    yield Time("gated products", _streamed(run, moved, constants.traffic), f"{moved / 1e9:.0f} GB")
+    moved = 70 * tokens * shape.layers * shape.hidden * (1 + again / 3)
+    yield Time(
+        "norms and copies", _streamed(run, moved, constants.small_traffic), f"{moved / 1e9:.0f} GB"
+    )
+    yield from _of_adapters(run, again, constants)
+    if kind == "nf4":
+        kept = sum(term.bytes for term in memory.terms if term.name == DEQUANTIZED)
+        moved = 2.5 * (2 + again) * max(0.0, linear - kept / run.width)
+        seconds = _streamed(run, moved, constants.dequantize)
+        yield Time("dequantization", seconds, f"{moved / 1e9:.0f} GB")
+
+
+def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]:
+    """What small matrices cost beside the large ones: everything is read once more."""
+    if run.is_full:
+        return
+    rows = run.tokens * run.model.shape.layers
+    groups = groups_of(run.model)
+    adapted = [group for group in groups if group.adapted(run.payload.lora)]
+    moved = 4 * rows * sum(group.inputs + group.outputs for group in adapted) * (1 + again / 4)
+    yield Time("adapters", _streamed(run, moved, constants.traffic), f"{moved / 1e9:.0f} GB")
+    if base_format(run) == "fp8":
+        moved = 3 * rows * sum(group.inputs + group.outputs for group in groups)
+        moved += 2 * run.model.shape.layers * sum(group.parameters for group in groups)
+        seconds = _streamed(run, moved, constants.quantize)
+        yield Time("FP8 quantization", seconds, f"{moved / 1e9:.0f} GB")
+
+
+def _inner(run: Run) -> float:
+    """Width of a layer's gated products that a token goes through, in the mean over layers."""
+    shape = run.model.shape
+    sparse = shape.active_experts * shape.expert_width + shape.shared_width
+    return (shape.dense_layers * shape.intermediate + shape.sparse_layers * sparse) / shape.layers
+
+
+def _streamed(run: Run, size: float, share: float) -> float:
+    return size / (share * run.chip.memory_bandwidth)
+
+
+_WHOLE = {Recompute.LAYERS, Recompute.OFFLOAD}
+
+
+def _gathering(run: Run, constants: Constants) -> Time:
+    """ZeRO-3: every micro-batch gathers the weights twice and scatters their gradients."""
+    if run.strategy.zero_stage < 3:
+        return Time("gathering", 0, "")
+    passes = 3 if run.is_full else 2
+    moved = passes * run.width * run.model.parameters.total * (1 - 1 / run.world)
+    seconds = constants.exposed * moved / (constants.links * _link(run))
+    if run.strategy.offload is Offload.ALL:
+        seconds += passes * run.width * run.model.parameters.total / run.world / _host(run)
+    return Time("gathering", seconds, f"{moved / 1e9:.0f} GB, partly hidden")
+
+
+def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
+    """What is done once for all micro-batches."""
+    stage = run.strategy.zero_stage
+    if stage < 3:
+        moved = 2 * 4 * run.trained * (1 - 1 / run.world)
+        seconds = moved / (constants.links * _link(run))
+        yield Time("reduction", seconds, f"of {run.trained:,} gradients")
+    own = run.trained / (run.world if stage else 1)
+    if run.strategy.offload is not Offload.NONE and stage:
+        seconds = own * run.strategy.processes / constants.host_update + 6 * own / _host(run)
+        yield Time("update", seconds, f"of {own:,.0f} parameters, on the host")
+        return
+    small = run.payload.optimizer_states == "int8"
+    share = constants.int8_update if small else constants.traffic
+    moved = own * (22 if small else 40)  # gradients' norm and clipping, states, weights
+    yield Time("update", _streamed(run, moved, share), f"of {own:,.0f} parameters")
 
 
 def _link(run: Run) -> float:
     return run.chip.link_bandwidth if run.strategy.nodes == 1 else run.chip.network_bandwidth
+
+
+def _host(run: Run) -> float:
+    return run.chip.host_bandwidth

@@ -60,6 +60,11 @@ class Run:
         return self.micro_batches > 1
 
     @property
+    def has_plain_head(self) -> bool:
+        """Whether the loss is taken as `training.head` does: on a whole, uncapped head."""
+        return self.strategy.zero_stage < 3 and not self.model.capped_logits
+
+    @property
     def asked(self) -> Recompute:
         """The mode of recomputation that the strategy names."""
         return self.strategy.recompute

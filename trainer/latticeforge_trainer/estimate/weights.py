@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from latticeforge_trainer.contract import LoRASettings, Method, Offload
+from latticeforge_trainer.contract import Method, Offload
 from latticeforge_trainer.estimate.base_model import NF4_BYTES
 from latticeforge_trainer.estimate.linears import Group, groups_of, unadapted_parameters
 from latticeforge_trainer.estimate.terms import Term, present
 from latticeforge_trainer.estimate.training import Run
 
-NEIGHBOURS = 64
-"""Adapters' columns in one matrix with the weights are padded to a multiple of this."""
+ALIGNMENT = 16
+"""Adapters' columns are padded to a multiple of this."""
 
-APART = 16
-"""And where they are multiplied on their own."""
+CONCATENATED_ALIGNMENT = 64
+"""The same where they lie in one matrix with the weights."""
+
+DEQUANTIZED = "dequantized layers"
+"""The term of NF4 layers that spare memory holds in 16 bits."""
 
 Format = Literal["bf16", "nf4", "fp8"]
 
@@ -26,64 +29,87 @@ def base_format(run: Run) -> Format:
     return "fp8" if run.payload.lora and run.payload.lora.base_dtype else "bf16"
 
 
-def columns(run: Run, group: Group) -> int:
-    """Columns behind a group's operands."""
-    return group.columns(run.payload.lora, NEIGHBOURS if _concatenated(run) else APART)
-
-
-def weights(run: Run) -> tuple[Term, ...]:
-    """Of everything that is not an adapter."""
-    model, shape, share = run.model, run.model.shape, _share(run)
-    if run.strategy.zero_stage == 3 and run.strategy.offload is Offload.ALL:
-        return ()
-    tables = model.parameters.embedding + model.parameters.head
-    rest = model.parameters.vectors + unadapted_parameters(shape)
-    of_layer = sum(_linear_bytes(run, group) for group in groups_of(model))
-    linear = int(shape.layers * of_layer * share)
-    kind = base_format(run)
-    return present(
-        Term("linear layers", linear, f"{model.parameters.attention:,} + … in {kind}"),
-        Term("embedding and head", int(run.width * tables * share), f"{tables:,} x {run.width} B"),
-        Term("norms, biases, experts", int(run.width * rest * share), f"{rest:,} x {run.width} B"),
-    )
-
-
-def unpack(run: Run, spare: int) -> tuple[Term, ...]:
-    """NF4 layers kept dequantized in spare memory, and the scratch of those that are not."""
-    if base_format(run) != "nf4":
-        return ()
-    groups = groups_of(run.model)
-    sizes = [run.width * group.widened(columns(run, group)) for group in groups]
-    taken, left = 0, 0
-    for _ in range(run.model.shape.layers):
-        for size in sizes:
-            if size <= spare - taken:
-                taken += size
-            else:
-                left = max(left, size)
-    return present(
-        Term("dequantized layers", taken, "as many as spare memory holds"),
-        Term("dequantization scratch", left, "the largest matrix of those that are not"),
-    )
-
-
-def _linear_bytes(run: Run, group: Group) -> float:
-    lora: LoRASettings | None = run.payload.lora
-    kind, behind = base_format(run), columns(run, group)
-    if kind == "nf4":
-        packed = NF4_BYTES * group.parameters
-        return packed + 2 * behind * (group.inputs + group.outputs)
-    if kind == "fp8":
-        packed = group.parameters + 4 * group.outputs
-        return packed + 2 * behind * (group.inputs + group.outputs)
-    if _concatenated(run) and group.adapted(lora):
-        return run.width * group.widened(behind)
-    return run.width * (group.parameters + behind * (group.inputs + group.outputs))
-
-
-def _concatenated(run: Run) -> bool:
+def is_concatenated(run: Run) -> bool:
+    """Whether adapters lie in one matrix with the weights; see `models.linears`."""
     return base_format(run) != "fp8" and not run.is_full and run.strategy.zero_stage < 3
 
 
-def _share(run: Run) -> float:
-    return 1 / run.world if run.strategy.zero_stage == 3 else 1.0
+def loaded_weights(run: Run) -> tuple[Term, ...]:
+    """Of everything that is not an adapter, as it is loaded."""
+    model, parameters = run.model, run.model.parameters
+    linear = sum(group.parameters for group in groups_of(model))
+    scales = sum(group.outputs for group in groups_of(model)) if base_format(run) == "fp8" else 0
+    each = {"bf16": run.width, "nf4": NF4_BYTES, "fp8": 1}[base_format(run)]
+    layers = int(model.shape.layers * (linear * each + scales * 4))
+    tables = parameters.embedding + parameters.head
+    experts = unadapted_parameters(model.shape)
+    width = run.width
+    return present(
+        _sharded(run, "linear layers", layers, f"{linear:,} a layer x {each:.4g} B"),
+        _sharded(run, "embedding and head", tables * width, f"{tables:,} x {width} B"),
+        _sharded(run, "experts and routers", experts * width, f"{experts:,} x {width} B"),
+        Term("norms and biases", parameters.vectors * width, f"{parameters.vectors:,} x {width} B"),
+    )
+
+
+def placed_adapters(run: Run, spare: int) -> tuple[Term, ...]:
+    """What fusing adds: room for adapters beside the weights, and for NF4 weights dequantized.
+
+    Args:
+        run: The run.
+        spare: Bytes in which NF4 layers may be kept dequantized.
+    """
+    if run.is_full:
+        return ()
+    groups = groups_of(run.model)
+    if base_format(run) == "nf4":
+        return _nf4(run, groups, spare)
+    if is_concatenated(run):
+        room = sum(
+            group.widened(columns(run, group)) - group.parameters
+            for group in groups
+            if group.adapted(run.payload.lora)
+        )
+        why = "columns and rows beside the weights, for one product of both"
+        return present(
+            Term("room for adapters", run.model.shape.layers * run.width * room, why),
+        )
+    copies = run.model.shape.layers * sum(_copies(run, group) for group in groups)
+    return present(Term("adapters to multiply with", copies, f"in {run.width} B each, padded"))
+
+
+def columns(run: Run, group: Group) -> int:
+    """Columns behind a group's operands."""
+    alignment = CONCATENATED_ALIGNMENT if is_concatenated(run) else ALIGNMENT
+    return group.columns(run.payload.lora, alignment)
+
+
+def _nf4(run: Run, groups: tuple[Group, ...], spare: int) -> tuple[Term, ...]:
+    """As `training.recompute.unpack_spare` goes through the layers."""
+    sizes = [run.width * group.widened(columns(run, group)) for group in groups]
+    copies = [_copies(run, group) for group in groups]
+    unpacked = packed = scratch = count = 0
+    for _ in range(run.model.shape.layers):
+        for size, copy in zip(sizes, copies, strict=True):
+            if size <= spare - unpacked:
+                unpacked, count = unpacked + size, count + 1
+            else:
+                packed, scratch = packed + copy, max(scratch, size)
+    of = f"{count} of {run.model.shape.layers * len(groups)} matrices"
+    return present(
+        Term(DEQUANTIZED, unpacked, f"{of}, as many as spare memory holds"),
+        Term("dequantization scratch", scratch, "the largest matrix that is not kept"),
+        Term("adapters to multiply with", packed, f"in {run.width} B each, padded"),
+    )
+
+
+def _copies(run: Run, group: Group) -> int:
+    return run.width * columns(run, group) * (group.inputs + group.outputs)
+
+
+def _sharded(run: Run, name: str, size: int, why: str) -> Term:
+    if run.strategy.zero_stage < 3:
+        return Term(name, size, why)
+    if run.strategy.offload is Offload.ALL:
+        return Term(name, 0, why)
+    return Term(name, size // run.world, f"{why} / {run.world}")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.facts import NF4
+from latticeforge_trainer.estimate.base_model import NF4
 from latticeforge_trainer.models.placing import linear_layers, to_fp8
 
 

@@ -10,10 +10,14 @@ from typing import Any
 from latticeforge_trainer.contract import Method, ModelFacts
 from latticeforge_trainer.data.files import README, front_matter
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.base_model import (
+    quantization_of,
+    why_unmergeable,
+    why_untrainable,
+)
 from latticeforge_trainer.estimate.config_fields import size_fields
 from latticeforge_trainer.models.headers import Header, count_parameters, integer_share
 
-NF4 = "nf4"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -46,44 +50,17 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     return config
 
 
-def quantization_of(config: dict[str, Any]) -> str | None:
-    """The quantization a config declares: `nf4`, `gptq`, `awq`, …; None for 16 and 32 bit."""
-    declared = config.get("quantization_config")
-    if not isinstance(declared, dict):
-        return None
-    if declared.get("load_in_4bit"):
-        return str(declared.get("bnb_4bit_quant_type", "fp4"))
-    if declared.get("load_in_8bit"):
-        return "int8"
-    method, bits = declared.get("quant_method"), declared.get("bits")
-    return str(method or (f"int{bits}" if bits else "unknown"))
-
-
 def check_method(name: str, quantization: str | None, method: Method, *, merges: bool) -> None:
     """Refuse a base that a stage cannot be trained on, or its adapter not be merged into.
 
     Raises:
         UserError: Says why, and which model to use instead.
     """
-    if quantization is None:
-        return
-    if quantization != NF4:
-        raise UserError(
-            f"{name} holds {quantization} weights, which serve inference only: no gradient passes "
-            "through their rounding; train on the 16-bit model it was made from (method Full, LoRA "
-            "or QLoRA), or on an NF4 copy of that (method QLoRA)"
-        )
-    if method is not Method.QLORA:
-        raise UserError(
-            f"{name} holds NF4 weights, which method {method} cannot train: use method QLoRA, or "
-            f"the 16-bit model it was made from with method {method}"
-        )
-    if merges:
-        raise UserError(
-            f"{name} holds NF4 weights, and merging an adapter into 4-bit weights changes what it "
-            "computes: publish the adapter (artifact: Adapter, handoff: ContinueAdapter), or use "
-            "the 16-bit model as base, with method QLoRA as well"
-        )
+    why = why_untrainable(quantization, method)
+    if why is None and merges:
+        why = why_unmergeable(quantization)
+    if why is not None:
+        raise UserError(f"{name} {why}")
 
 
 def weight_files(folder: Path, names: list[str], name: str) -> list[str]:

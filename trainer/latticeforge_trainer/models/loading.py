@@ -24,8 +24,10 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import ModelRef
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.base_model import NF4
+from latticeforge_trainer.estimate.base_model import quantization_of as declared_quantization
 from latticeforge_trainer.models.detour import load_with_transformers, nf4_config
-from latticeforge_trainer.models.facts import NF4, weight_files
+from latticeforge_trainer.models.facts import read_config, weight_files
 from latticeforge_trainer.models.headers import locate_tensors
 from latticeforge_trainer.models.placing import FP8Placement, NF4Placement, Placement
 from latticeforge_trainer.models.skeleton import Skeleton
@@ -74,14 +76,7 @@ def quantization_of(folder: Path) -> str | None:
     Raises:
         UserError: The folder holds no readable config.
     """
-    config = _read_config(folder)
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is None:
-        return None
-    if not isinstance(quantization, dict):
-        quantization = quantization.to_dict()
-    kind = quantization.get("bnb_4bit_quant_type") if quantization.get("load_in_4bit") else None
-    return str(kind or quantization.get("quant_method", "unknown"))
+    return declared_quantization(read_config(folder, f"model {folder}"))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

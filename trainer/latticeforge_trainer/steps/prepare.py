@@ -36,13 +36,13 @@ from latticeforge_trainer.contract import (
 )
 from latticeforge_trainer.data.sources import Source, locate_source
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.base_model import quantization_of
 from latticeforge_trainer.estimate.config_fields import size_fields
 from latticeforge_trainer.models.base import Base, locate_base
 from latticeforge_trainer.models.facts import (
     check_method,
     check_tokenizer,
     facts_of,
-    quantization_of,
     read_config,
 )
 from latticeforge_trainer.progress import Reporter

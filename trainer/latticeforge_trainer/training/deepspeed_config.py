@@ -9,18 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from latticeforge_trainer.contract import Offload, Strategy
-
-SUB_GROUP = 100_000_000
-"""Parameters that ZeRO-3 steps at a time: the default of 1e9 costs gigabytes of transients."""
-
-REDUCE_BUCKET = 100_000_000
-"""Gradients reduced at a time: 0.2 GB fill the links for a millisecond, against microseconds of
-latency. The default is five times that, and its buffer is held twice as communication overlaps."""
-
-PREFETCH_BUCKET = 100_000_000
-"""Weights that ZeRO-3 gathers ahead of their use: one large matrix, or attention's four, which
-takes about as long as computing with the one before. Half of that, the default, would let the
-matrix units wait after every small one."""
+from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET, REDUCE_BUCKET, SUB_GROUP
 
 PERSISTENCE = 1_000_000
 """ZeRO-3 keeps weights below this whole: norms, biases and an adapter's halves, up to 0.5 million

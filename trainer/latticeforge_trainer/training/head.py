@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 
+from latticeforge_trainer.estimate.buckets import LOGITS_AT_ONCE
 from latticeforge_trainer.kernels.cross_entropy import loss_and_gradient_
-
-LOGITS_AT_ONCE = 2**29
-"""Logits held at a time: 1 GiB in 16 bits."""
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.buckets import LOGITS_AT_ONCE
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fused import causal_of
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
-from latticeforge_trainer.training.head import LOGITS_AT_ONCE, LinearCrossEntropy
+from latticeforge_trainer.training.head import LinearCrossEntropy
 
 UNKNOWN_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 """Config fields by which some architectures scale their logits after the head."""
@@ -60,7 +61,7 @@ class TargetLoss(nn.Module):
             .index_select(0, batch.sources)  # [targets, hidden]
         )
         head = self.causal.get_output_embeddings()
-        if is_plain(head) and not self._softcap:
+        if self.has_plain_head:
             node: Any = LinearCrossEntropy.apply  # untyped in torch
             loss: torch.Tensor = node(hidden, head.weight, batch.targets)
             return loss
@@ -85,6 +86,11 @@ class TargetLoss(nn.Module):
         apply: Any = SummedCrossEntropy.apply  # untyped in torch
         loss: torch.Tensor = apply(logits, targets)
         return loss
+
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether the head is one whole matrix, and the logits are what it puts out."""
+        return is_plain(self.causal.get_output_embeddings()) and not self._softcap
 
     @property
     def _softcap(self) -> float | None:

@@ -15,12 +15,9 @@ from torch import nn
 
 from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.buckets import UPDATE_BUCKET
 from latticeforge_trainer.training.buckets import in_buckets
 from latticeforge_trainer.training.engine import MASTER
-
-BUCKET = 100_000_000
-"""Parameters updated at a time, which bounds the fp32 copies of their 16-bit gradients to 0.4 GB
-(or to one parameter's, if that is larger)."""
 
 WEIGHT, STEP = "weight", "step"
 
@@ -110,7 +107,7 @@ class MasterAdamW:
         self._max_norm = payload.max_grad_norm
         self._buckets = []
         entries = [_Entry(name, p, _master_of(p)) for name, p in named]
-        for bucket in in_buckets(entries, lambda e: e.master.numel(), BUCKET):
+        for bucket in in_buckets(entries, lambda e: e.master.numel(), UPDATE_BUCKET):
             groups = parameter_groups([e.master for e in bucket], payload.weight_decay)
             optimizer = make_adamw(groups, payload, bucket[0].master.device)
             self._buckets.append((bucket, optimizer))

@@ -12,14 +12,12 @@ import torch
 from torch import distributed, nn
 
 from latticeforge_trainer.contract import TrainPayload
+from latticeforge_trainer.estimate.buckets import PLAIN_REDUCE_BUCKET
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.buckets import in_buckets
 from latticeforge_trainer.training.engine import trainable_parameters
 from latticeforge_trainer.training.loss import TargetLoss
 from latticeforge_trainer.training.optimizers import make_optimizer
-
-REDUCE_BUCKET = 50_000_000
-"""Gradients summed over processes at a time: enough to fill the links, and 0.2 GB."""
 
 
 class PlainEngine:
@@ -67,7 +65,7 @@ class PlainEngine:
         """Take the optimizer step with clipped gradients."""
         learned = [p for p in self._parameters if p.grad is not None]
         if self._processes > 1:
-            for bucket in in_buckets(learned, torch.numel, REDUCE_BUCKET):
+            for bucket in in_buckets(learned, torch.numel, PLAIN_REDUCE_BUCKET):
                 _sum_gradients(bucket)
         gradients = [p.grad for p in learned if p.grad is not None]
         norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)  # noqa: SLF001  (as torch.nn.utils does, but in fp32)

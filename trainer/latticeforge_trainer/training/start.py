@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import Method, TrainConfig
+from latticeforge_trainer.contract import Method, TrainConfig, TrainPayload
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.base_model import why_untrainable
+from latticeforge_trainer.estimate.training import conflict
 from latticeforge_trainer.models.loading import (
     ADAPTER_FOLDER,
     load_weights,
@@ -47,44 +49,36 @@ def starting_model(
     Raises:
         UserError: Method and model do not go together.
     """
-    method, strategy = config.payload.method, config.runtime.strategy
+    payload, strategy = config.payload, config.runtime.strategy
     folder = starting_folder(config, store)
-    base_dtype = config.payload.lora.base_dtype if config.payload.lora else None
-    refuse_mismatch(method, quantization_of(folder), strategy.zero_stage, base_dtype)
+    refuse_mismatch(payload, quantization_of(folder), strategy.zero_stage)
+    base_dtype = payload.lora.base_dtype if payload.lora else None
     if base_dtype is not None:
         refuse_without_fp8(device)
     dtype = torch.bfloat16 if strategy.precision == "bf16" else torch.float32
     model = load_weights(
         folder,
         dtype=dtype,
-        quantize="nf4" if method is Method.QLORA else base_dtype,
+        quantize="nf4" if payload.method is Method.QLORA else base_dtype,
         device=device,
         partition=ds_config if strategy.zero_stage == 3 else None,
         report=report,
     )
-    return model if config.payload.lora is None else _with_adapter(model, config, store)
+    return model if payload.lora is None else _with_adapter(model, config, store)
 
 
-def refuse_mismatch(
-    method: Method, quantization: str | None, zero_stage: int, base_dtype: str | None
-) -> None:
+def refuse_mismatch(payload: TrainPayload, quantization: str | None, zero_stage: int) -> None:
     """Refuse what cannot be trained.
 
     Raises:
         UserError: With what to do instead.
     """
-    if method is Method.QLORA and zero_stage == 3:
-        raise UserError("QLoRA runs under ZeRO 0 to 2: 4-bit weights cannot be partitioned")
-    if base_dtype is not None and zero_stage:
-        raise UserError("lora.baseDtype FP8 runs under ZeRO 0: DeepSpeed would cast its weights")
-    if quantization is None or (method is Method.QLORA and quantization == "nf4"):
-        return
-    if quantization == "nf4":
-        raise UserError(f"{method} needs 16-bit weights, and this base is NF4: use method QLoRA")
-    raise UserError(
-        f"a base in {quantization} is for inference only: train from its 16-bit weights, or from "
-        "an NF4 base with QLoRA"
-    )
+    why = conflict(payload, zero_stage)
+    if why is not None:
+        raise UserError(why)
+    why = why_untrainable(quantization, payload.method)
+    if why is not None:
+        raise UserError(f"the base {why}")
 
 
 def refuse_without_fp8(device: torch.device) -> None:

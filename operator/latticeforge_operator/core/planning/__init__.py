@@ -7,7 +7,7 @@
 Everything is arithmetic on values: nothing here reads a clock, a file or a cluster.
 """
 
-from latticeforge_operator.core.planning.document import plan_status
+from latticeforge_operator.core.planning.document import plan_document, plan_status
 from latticeforge_operator.core.planning.history import History, Measured, measured_in
 from latticeforge_operator.core.planning.placement import (
     Placement,
@@ -26,7 +26,7 @@ from latticeforge_operator.core.planning.plan import (
     Work,
     data_of,
 )
-from latticeforge_operator.core.planning.stack import plan_stack, survey
+from latticeforge_operator.core.planning.stack import is_predictable, plan_stack, survey
 
 __all__ = [
     "Alternative",
@@ -43,8 +43,10 @@ __all__ = [
     "choose_pool",
     "data_of",
     "is_on_pool",
+    "is_predictable",
     "measured_in",
     "place",
+    "plan_document",
     "plan_stack",
     "plan_status",
     "survey",

@@ -7,14 +7,17 @@ then another method, then what changes the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
+from latticeforge_operator.api.base import parse_quantity
 from latticeforge_operator.api.training import LoRA
 from latticeforge_operator.core.planning.options import Request, option_of
 from latticeforge_operator.core.planning.placement import WITHOUT_FP8
 from latticeforge_operator.core.planning.plan import Alternative, Option
+from latticeforge_operator.core.planning.words import rounded_up
 from latticeforge_trainer.contract import Method
 from latticeforge_trainer.estimate.base_model import why_untrainable
 from latticeforge_trainer.estimate.terms import GIB, total
@@ -41,26 +44,47 @@ class _Edit:
     lossy: bool = False
 
 
-def that_fit(request: Request, option: Option) -> tuple[Alternative, ...]:
-    """Edits that would make a refused option fit, the first of each kind that does."""
-    found = []
-    for kind in (_more_gpus, _more_host, _smaller_method, _int8, _shorter):
-        planned = (_planned(edit) for edit in kind(request, option.pool, option.gpus))
-        first = next((a for a in planned if a.option.refusal is None), None)
-        if first is not None:
-            found.append(first)
-    return tuple(found)
+def that_fit(
+    request: Request, option: Option, others: Sequence[GPUPool] = ()
+) -> Iterator[Alternative]:
+    """Edits that would make a refused option fit, the first of each kind that does.
+
+    Args:
+        request: What was asked for.
+        option: The option that is refused.
+        others: Pools that the stack did not ask for.
+    """
+    pool, gpus = option.pool, option.gpus
+    for edits in (
+        _more_storage(request, pool, gpus),
+        _more_gpus(request, pool, gpus),
+        _more_host(request, pool, gpus),
+        _another_pool(request, others, gpus),
+        _smaller_method(request, pool, gpus),
+        _no_gates(request, pool, gpus),
+        _int8(request, pool, gpus),
+        _shorter(request, pool, gpus),
+    ):
+        planned = map(_planned, edits)
+        yield from islice((other for other in planned if other.option.refusal is None), 1)
 
 
-def that_are_faster(request: Request, option: Option) -> tuple[Alternative, ...]:
-    """Edits that would make a feasible option faster: more nodes, and what is lossy."""
-    found = []
-    for kind in (_more_gpus, _int8, _fp8):
-        planned = (_planned(edit) for edit in kind(request, option.pool, option.gpus))
-        first = next((a for a in planned if _is_faster(a.option, option)), None)
-        if first is not None:
-            found.append(first)
-    return tuple(found)
+def that_are_faster(request: Request, option: Option, most: int) -> Iterator[Alternative]:
+    """Edits that would make a feasible option faster: more nodes, and what is lossy.
+
+    Args:
+        request: What was asked for.
+        option: The option that is chosen.
+        most: GPUs of the pool that have been looked at already.
+    """
+    pool, gpus = option.pool, option.gpus
+    for edits in (
+        _more_gpus(request, pool, most),
+        _int8(request, pool, gpus),
+        _fp8(request, pool, gpus),
+    ):
+        planned = map(_planned, edits)
+        yield from islice((other for other in planned if _is_faster(other.option, option)), 1)
 
 
 def _is_faster(other: Option, option: Option) -> bool:
@@ -69,6 +93,16 @@ def _is_faster(other: Option, option: Option) -> bool:
 
 def _planned(edit: _Edit) -> Alternative:
     return Alternative(edit.change, option_of(edit.request, edit.pool, edit.gpus), edit.lossy)
+
+
+def _more_storage(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    storage = request.spec.storage
+    needed = total(option_of(request, pool, gpus).disk)
+    if storage.size is None or needed <= parse_quantity(storage.size):
+        return
+    size = rounded_up(needed)
+    spec = request.spec.model_copy(update={"storage": storage.model_copy(update={"size": size})})
+    yield _Edit(f"storage.size: {size}", replace(request, spec=spec), pool, gpus)
 
 
 def _more_gpus(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
@@ -92,6 +126,19 @@ def _more_host(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
     size = f"{math.ceil(needed / _HOST_STEP) * _HOST_STEP // GIB}Gi"
     change = f"hostMemory: {size} or more on the nodes of pool {pool.name}"
     yield _Edit(change, request, _with_host(pool, size), gpus)
+
+
+def _another_pool(request: Request, pools: Sequence[GPUPool], gpus: int) -> Iterator[_Edit]:
+    for pool in pools:
+        spec = _with_compute(request.spec, pool=pool.name)
+        yield _Edit(f"compute.pool: {pool.name}", replace(request, spec=spec), pool, gpus)
+
+
+def _no_gates(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
+    def ungated(stage: Stage) -> Stage:
+        return stage.model_copy(update={"evaluate": []})
+
+    yield from _edited(request, pool, gpus, "no evaluate, and so no gate,", ungated)
 
 
 def _smaller_method(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:

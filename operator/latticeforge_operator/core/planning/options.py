@@ -68,8 +68,13 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
     for task in request.tasks(pool):
         found = search(task, site)
         if isinstance(found, list):
-            refusal = words.misfit(task, site, found)
-            return replace(option, stages=tuple(stages), refusal=refusal)
+            why = words.misfit(site, task, found)
+            return replace(
+                option,
+                stages=tuple(stages),
+                refusal=f"{words.unfit(site, task)}: {why}",
+                reason=f"{task.stage} does not fit: {why}",
+            )
         stages.append(found)
     option = replace(option, stages=tuple(stages), disk=_disk(request, stages))
     option = _timed(request, option)

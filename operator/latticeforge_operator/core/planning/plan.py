@@ -115,6 +115,8 @@ class Option:
     """Tokens are not known: `works` holds a million of each stage, and nothing but training."""
     refusal: str | None = None
     """Why it cannot be taken, in one sentence with numbers."""
+    reason: str = ""
+    """The same for a table that says of what it speaks."""
     disk: tuple[Term, ...] = ()
     """What the storage volume has to hold."""
 

@@ -2,8 +2,8 @@
 
 Every sharding that the trainer runs is tried with growing micro-batches, until they no longer fit
 or no longer pay. What is recomputed is left to the trainer, which chooses by the memory that it
-finds (`Recompute.AUTO`, which the estimate simulates); only where more memory must stay free than
-the trainer would leave, a mode is named.
+finds (`Recompute.AUTO`, which the estimate simulates); a mode is named only where more memory must
+stay free than the trainer would leave.
 """
 
 from __future__ import annotations
@@ -120,31 +120,29 @@ def _growing(task: Task, site: Site, sharding: Sharding) -> Iterator[StagePlan |
 
 def _tried(task: Task, site: Site, sharding: Sharding, micro_batch: int) -> StagePlan | Misfit:
     """One micro-batch: recomputed as the trainer chooses, else as little as leaves enough free."""
-    modes = (Recompute.AUTO, *NAMED) if site.headroom else (Recompute.AUTO,)
-    for mode in modes:
-        result = _judged(task, site, _strategy(site, sharding, micro_batch, mode))
-        if isinstance(result, StagePlan):
-            break
-    return result
+    result = _judged(task, site, _strategy(site, sharding, micro_batch, Recompute.AUTO))
+    if isinstance(result, StagePlan) or set(result.memory.modes) == {Recompute.OFFLOAD}:
+        return result  # it fits; or the trainer itself would find nothing smaller
+    named = (_judged(task, site, _strategy(site, sharding, micro_batch, mode)) for mode in NAMED)
+    return next((plan for plan in named if isinstance(plan, StagePlan)), result)
 
 
 def _strategy(site: Site, sharding: Sharding, micro_batch: int, mode: Recompute) -> Strategy:
     stage, offload = sharding
-    # Without validation: a search makes a hundred.
-    return Strategy.model_construct(
+    return Strategy(
         processes=site.processes,
         nodes=site.nodes,
         micro_batch=micro_batch,
         zero_stage=stage,
         offload=offload,
         recompute=mode,
-        precision="bf16",
     )
 
 
 def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
     run = Run(task.model, task.payload, strategy, site.chip)
-    memory, host = gpu_memory(run), host_memory(run)
+    memory = gpu_memory(run)
+    host = host_memory(run, memory.modes)
     capacity = site.capacity(memory)
     if memory.reserved > capacity or not _fits_host(site, run, memory, host):
         return Misfit(strategy, memory, capacity, host)

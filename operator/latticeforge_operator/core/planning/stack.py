@@ -43,12 +43,12 @@ def plan_stack(
     Raises:
         PlanError: It cannot run; one sentence with numbers.
     """
-    if model is None or _is_on_cpu(spec, pools):
+    if model is None or not is_predictable(spec, pools):
         return _unpredicted(spec, pools)
     request = Request(spec, model, data or {}, history or History(), headroom)
     plan = _plan(request, pools)
     if plan.chosen is None:
-        advice = next(iter(that_fit(request, _closest(plan.options))), None)
+        advice = next(that_fit(request, _closest(plan.options)), None)
         raise PlanError(f"{plan.refusal}{_advised(advice)}")
     return plan
 
@@ -56,7 +56,7 @@ def plan_stack(
 def survey(
     spec: StackedTrainingSpec,
     pools: Sequence[GPUPool],
-    model: BaseModel,
+    model: BaseModel | None,
     *,
     data: Mapping[str, StageData] | None = None,
     history: History | None = None,
@@ -66,19 +66,23 @@ def survey(
     Raises:
         PlanError: There is nothing to look at: no such pool, or a base that cannot be trained.
     """
-    if _is_on_cpu(spec, pools):
+    if model is None or not is_predictable(spec, pools):
         return _unpredicted(spec, pools)
     request = Request(spec, model, data or {}, history or History())
     plan = _plan(request, pools)
     if plan.chosen is None:
-        return replace(plan, alternatives=that_fit(request, _closest(plan.options)))
-    return replace(plan, alternatives=that_are_faster(request, plan.chosen))
+        seen = {option.pool.name for option in plan.options}
+        others = [p for p in _with_gpus(pools) if p.name not in seen]
+        closest = _closest(plan.options)
+        return replace(plan, alternatives=tuple(that_fit(request, closest, others)))
+    most = max(o.gpus for o in plan.options if o.pool == plan.chosen.pool)
+    return replace(plan, alternatives=tuple(that_are_faster(request, plan.chosen, most)))
 
 
 def _plan(request: Request, pools: Sequence[GPUPool]) -> Plan:
     spec = request.spec
     _refuse_base(request)
-    gpu_pools = [p for p in eligible(spec, pools) if p.spec.accelerator is not Accelerator.CPU]
+    gpu_pools = _with_gpus(eligible(spec, pools))
     _refuse_currencies(spec, gpu_pools)
     options = tuple(
         option_of(request, pool, gpus) for pool in gpu_pools for gpus in gpu_counts(spec, pool)
@@ -156,9 +160,17 @@ def _refuse_currencies(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> N
         )
 
 
-def _is_on_cpu(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> bool:
-    """Whether there is nothing but CPU to run on."""
-    return all(p.spec.accelerator is Accelerator.CPU for p in eligible(spec, pools))
+def is_predictable(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> bool:
+    """Whether there are GPUs to run on: on CPU nothing is predicted.
+
+    Raises:
+        PlanError: There is no pool at all, or not the one that is named.
+    """
+    return bool(_with_gpus(eligible(spec, pools)))
+
+
+def _with_gpus(pools: Sequence[GPUPool]) -> list[GPUPool]:
+    return [pool for pool in pools if pool.spec.accelerator is not Accelerator.CPU]
 
 
 def _unpredicted(spec: StackedTrainingSpec, pools: Sequence[GPUPool]) -> Plan:

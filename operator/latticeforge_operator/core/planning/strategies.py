@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
+from latticeforge_trainer.contract import Method, Offload, Recompute, TrainPayload
 
 Sharding = tuple[Literal[0, 1, 2, 3], Offload]
 """ZeRO stage, and what is held in host memory."""
@@ -55,19 +55,8 @@ def shardings(payload: TrainPayload, processes: int) -> Iterator[Sharding]:
         yield stage, offload
 
 
-def per_process(payload: TrainPayload, processes: int) -> int:
-    """Sequences of one process in one optimizer step; some have one less if it does not divide."""
-    return math.ceil(payload.sequences_per_step / processes)
-
-
 def micro_batches(payload: TrainPayload, processes: int) -> list[int]:
     """Sequences of one forward pass, ascending; times accumulation they are exactly the batch."""
-    mine = per_process(payload, processes)
+    mine = math.ceil(payload.sequences_per_step / processes)
     small = [m for m in range(1, math.isqrt(mine) + 1) if mine % m == 0]
     return sorted({*small, *(mine // m for m in small)})
-
-
-def accumulation(payload: TrainPayload, strategy: Strategy) -> int:
-    """Forward passes of each process in one optimizer step."""
-    mine = per_process(payload, strategy.processes * strategy.nodes)
-    return math.ceil(mine / strategy.micro_batch)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.api.base import parse_duration
 from latticeforge_operator.api.training import OnExceed
-from latticeforge_operator.core.planning.strategies import accumulation
-from latticeforge_trainer.contract import Method, Offload, Recompute, TrainPayload
+from latticeforge_trainer.contract import Method, Offload, Recompute
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.terms import GIB, Term, total
 
@@ -50,11 +49,10 @@ def billions(count: int) -> str:
 def strategy(stage: StagePlan) -> str:
     """How a stage trains: `ZeRO-3, AdamW's states in host memory, micro-batch 2 x 4, …`."""
     used = stage.strategy
-    world, passes = stage.run.world, accumulation(stage.run.payload, used)
-    parts = [_sharding(used.zero_stage, world)]
+    parts = [_sharding(used.zero_stage, stage.run.world)]
     if used.offload is not Offload.NONE:
         parts.append(_OFFLOADED[used.offload])
-    parts.append(f"micro-batch {used.micro_batch} × {passes}")
+    parts.append(f"micro-batch {used.micro_batch} × {stage.run.micro_batches}")
     parts.append(_recomputed(stage.memory.modes))
     return ", ".join(parts)
 
@@ -83,28 +81,31 @@ def states(model: BaseModel, gpus: int) -> str:
     return f"{ADAMW_BYTES} bytes × {billions(model.parameters.total)}{shared} = {gib(size)}"
 
 
-def misfit(task: Task, site: Site, misfits: Sequence[Misfit]) -> str:
+def unfit(site: Site, task: Task) -> str:
+    """What does not fit where."""
+    where = f"{site.gpus} × {site.chip.name}" if site.gpus > 1 else f"one {site.chip.name}"
+    return (
+        f"stage {task.stage}: method {task.payload.method} of "
+        f"{billions(task.model.parameters.total)} parameters does not fit on {where} of pool "
+        f"{site.pool.name}"
+    )
+
+
+def misfit(site: Site, task: Task, misfits: Sequence[Misfit]) -> str:
     """Why a stage does not fit: the least that it needs, on the GPUs and in host memory."""
     resident = [m for m in misfits if m.strategy.offload is Offload.NONE]
     least = min(resident, key=lambda m: m.memory.reserved)
     sharded = _sharding(least.strategy.zero_stage, site.gpus) if site.gpus > 1 else "it"
-    where = f"{site.gpus} × {site.chip.name}" if site.gpus > 1 else f"one {site.chip.name}"
     parts = []
     if not least.fits_gpu:
         parts.append(
             f"{sharded} takes {gib(least.memory.reserved)} on each GPU, which offers "
-            f"{gib(least.capacity)}{_of_states(task, site)}"
+            f"{gib(least.capacity)}{_of_states(site, task)}"
         )
-    parts += _host(site, misfits)
-    what = f"stage {task.stage}: method {task.payload.method} of {billions(_parameters(task))}"
-    return f"{what} parameters does not fit on {where} of pool {site.pool.name}: {'; '.join(parts)}"
+    return "; ".join([*parts, *_host(site, misfits)])
 
 
-def _parameters(task: Task) -> int:
-    return task.model.parameters.total
-
-
-def _of_states(task: Task, site: Site) -> str:
+def _of_states(site: Site, task: Task) -> str:
     exact = task.payload.method is Method.FULL and task.payload.optimizer_states == "fp32"
     return f" ({states(task.model, site.gpus)} before activations)" if exact else ""
 
@@ -137,11 +138,11 @@ def too_large_for_volume(terms: Sequence[Term], needed: int, spec: StackedTraini
     largest = max(terms, key=lambda term: term.bytes)
     return (
         f"storage.size {spec.storage.size} is too small: the stack writes {gib(needed)}, of which "
-        f"{largest.name} {gib(largest.bytes)} ({largest.why}); ask for {_rounded_up(needed)}"
+        f"{gib(largest.bytes)} for {largest.name} ({largest.why}); ask for {rounded_up(needed)}"
     )
 
 
-def _rounded_up(size: int) -> str:
+def rounded_up(size: int) -> str:
     """A quantity with room: the next multiple of 100 Gi."""
     return f"{-(-size // (100 * GIB)) * 100}Gi"
 
@@ -174,14 +175,9 @@ def too_dear(spec: StackedTrainingSpec, option: Option) -> str | None:
 
 
 def cost(option: Option) -> str:
-    """Money as `48.12 USD (40.10 to 60.15)`."""
+    """Money as `48.12 USD (40.10–60.15)`."""
     spread, currency = option.cost, option.pool.spec.currency
-    return f"{spread.expected:,} {currency} ({spread.low:,} to {spread.high:,})"
-
-
-def tokens_per_step(payload: TrainPayload) -> str:
-    """The batch that is kept: `64 sequences of 4,096 tokens`."""
-    return f"{payload.sequences_per_step} sequences of {payload.sequence_length:,} tokens"
+    return f"{spread.expected:,} {currency} ({spread.low:,}–{spread.high:,})"
 
 
 def tradeoff(option: Option) -> str:

@@ -1,0 +1,149 @@
+"""A plan for people: a table of options, the one that is chosen, and with `--explain` all terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from latticeforge_operator.core.planning import Alternative, Option, Plan, StagePlan, words
+from latticeforge_trainer.estimate.terms import GIB, Term, total
+
+
+def render(plan: Plan, *, explain: bool) -> RenderableType:
+    """The whole answer.
+
+    Args:
+        plan: What was looked at, and what was chosen.
+        explain: Whether every term of memory, disk and time is shown.
+    """
+    return Group(
+        _options(plan),
+        *_verdict(plan),
+        *_alternatives(plan),
+        *(_explained(plan.chosen) if explain and plan.chosen else ()),
+        *_sentences("Rests on", plan.assumptions),
+    )
+
+
+def _options(plan: Plan) -> Table:
+    per = " per M tokens" if any(option.per_million for option in plan.options) else ""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("", "pool", "GPUs", "GiB per GPU", f"time{per}", f"cost{per}"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("how", ratio=1)
+    for option in plan.options:
+        _add_rows(table, option, chosen=option is plan.chosen)
+    return table
+
+
+def _add_rows(table: Table, option: Option, *, chosen: bool) -> None:
+    """One row for each stage; a refused option has one that says why."""
+    mark = "✔" if chosen else "✘" if option.refusal else ""
+    where = (mark, option.pool.name, str(option.gpus or "–"))
+    style = "bold" if chosen else "dim" if option.refusal else ""
+    figures = _figures(option)
+    if option.refusal or not option.stages:
+        why = option.reason or option.refusal or "on CPU nothing is predicted"
+        table.add_row(*where, _memory(option.stages), *figures, why, style=style)
+        return
+    for stage in option.stages:
+        how = f"{stage.stage}: {words.strategy(stage)}"
+        table.add_row(*where, _memory([stage]), *figures, how, style=style)
+        where, figures = ("", "", ""), ("", "")
+
+
+def _memory(stages: Iterable[StagePlan]) -> str:
+    peaks = [(s.memory.reserved / GIB, s.memory.capacity / GIB) for s in stages]
+    if not peaks:
+        return "–"
+    peak, capacity = max(peaks)
+    return f"{peak:.1f} of {capacity:.1f}"
+
+
+def _figures(option: Option) -> tuple[str, str]:
+    """Time and money."""
+    if not option.works:
+        return "–", "–"
+    return words.hours(option.seconds.expected), words.cost(option)
+
+
+def _verdict(plan: Plan) -> Iterator[RenderableType]:
+    if plan.chosen is None:
+        yield Text("\nNone of these can be taken.", style="bold red")
+    if plan.tradeoff:
+        yield Text(f"\nTrade-off: {plan.tradeoff}.")
+    for warning in plan.warnings:
+        yield Text(f"\nWarning: {warning}.", style="yellow")
+
+
+def _alternatives(plan: Plan) -> Iterator[RenderableType]:
+    exact = [other for other in plan.alternatives if not other.lossy]
+    lossy = [other for other in plan.alternatives if other.lossy]
+    title = "Faster" if plan.chosen else "What would make it fit"
+    if plan.chosen is None and not plan.alternatives:
+        yield Text("\nNo single change was found that would make it fit.")
+    yield from _sentences(title, (_alternative(other) for other in exact))
+    yield from _sentences(f"{title}, but another result", (_alternative(o) for o in lossy))
+
+
+def _alternative(other: Alternative) -> str:
+    time, money = _figures(other.option)
+    per = " for a million tokens of each stage" if other.option.per_million else ""
+    return f"{other.change}: {time}, {money}{per}; {_memory(other.option.stages)} GiB per GPU"
+
+
+def _sentences(title: str, sentences: Iterable[str]) -> Iterator[RenderableType]:
+    lines = list(sentences)
+    if lines:
+        yield Text(f"\n{title}", style="bold")
+        yield Group(*(Text(f"– {line}") for line in lines))
+
+
+def _explained(option: Option) -> Iterator[RenderableType]:
+    for stage in option.stages:
+        yield _terms(f"{stage.stage}: memory of each GPU at its peak", stage.memory.terms)
+        yield Text(
+            f"allocated {words.gib(stage.memory.allocated)}, reserved with what lies between "
+            f"{words.gib(stage.memory.reserved)}, of {words.gib(stage.memory.capacity)} that may be"
+        )
+        yield _terms(f"{stage.stage}: host memory of each pod", stage.host)
+        yield _step_times(stage)
+    yield _terms("disk: the storage volume", option.disk)
+    yield _work_times(option)
+
+
+def _terms(title: str, terms: Iterable[Term]) -> Table:
+    shown = list(terms)
+    table = _table(title, "GiB")
+    for term in shown:
+        table.add_row(term.name, f"{term.bytes / GIB:,.1f}", term.why)
+    table.add_row("together", f"{total(shown) / GIB:,.1f}", "", style="bold")
+    return table
+
+
+def _step_times(stage: StagePlan) -> Table:
+    table = _table(f"{stage.stage}: one optimizer step", "seconds")
+    for term in stage.speed.terms:
+        table.add_row(term.name, f"{term.seconds:,.2f}", term.why)
+    together = f"{stage.speed.seconds_per_step:,.2f}"
+    table.add_row("together", together, f"{stage.speed.tokens_per_second:,.0f} tokens/s")
+    return table
+
+
+def _work_times(option: Option) -> Table:
+    table = _table("time of every step", "expected")
+    for work in option.works:
+        held = {0: "on CPU, free", 1: "1 GPU"}.get(work.units, f"{work.units} GPUs")
+        table.add_row(work.step, words.hours(work.seconds.expected), f"{held}: {work.why}")
+    return table
+
+
+def _table(title: str, figure: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}", title_justify="left")
+    table.add_column("")
+    table.add_column(figure, justify="right", no_wrap=True)
+    table.add_column("")
+    return table
