@@ -33,8 +33,8 @@ from latticeforge_operator.cluster.client import (
     Refused,
     Unavailable,
 )
-from latticeforge_operator.cluster.mirror import Key, Mirror
-from latticeforge_operator.cluster.names import TRAINING_LABEL
+from latticeforge_operator.cluster.mirror import Mirror
+from latticeforge_operator.cluster.names import TRAINING_LABEL, Key
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.cluster.telemetry import Telemetry
 from latticeforge_operator.core.launch import store_claim

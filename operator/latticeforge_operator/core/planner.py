@@ -184,14 +184,14 @@ class Planner:
         """Where it runs, with what earlier plans said of stages that have started."""
         pool = choose_pool(self._spec, self._pools)
         train = place(self._spec, self._spec.stages[0], StepKind.TRAIN, pool)
-        rest = {stage.name for stage in self._rest}
+        running = self._facts.begun - {stage.name for stage in self._rest}
         old = self._status.plan
         names = [step.name for step in self._facts.steps]
         return PlanStatus(
             pool=pool.name,
             gpus=train.pods * train.gpus_per_pod,
             steps=names,
-            stages=[s for s in old.stages if s.name not in rest] if old else [],
+            stages=[s for s in old.stages if s.name in running] if old else [],
             seconds={k: v for k, v in old.seconds.items() if k in names} if old else {},
         )
 

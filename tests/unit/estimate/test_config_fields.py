@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tests.unit.estimate.test_shapes import MIXTRAL, QWEN_30B_A3B, QWEN_72B
 
+from latticeforge_trainer.estimate.base_model import read_base_model
 from latticeforge_trainer.estimate.config_fields import SIZE_FIELDS, size_fields
-from latticeforge_trainer.estimate.shapes import FAMILIES, model_shape
+from latticeforge_trainer.estimate.shapes import FAMILIES
 
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 
@@ -35,14 +36,14 @@ class Read(Mapping[str, Any]):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_else_is_read(family: str) -> None:
     config = Read(QWEN_30B_A3B | {"num_local_experts": 8, "model_type": family})
-    assert model_shape(config) is not None
-    assert config.fields - {"text_config"} <= SIZE_FIELDS
+    assert read_base_model(config).shape.hidden == 2048
+    assert config.fields - {"text_config", "quantization_config"} <= SIZE_FIELDS
 
 
 @pytest.mark.parametrize("config", [QWEN_72B, MIXTRAL, QWEN_30B_A3B, {"text_config": QWEN_72B}])
 def test_it_is_read_like_the_whole(config: dict[str, Any]) -> None:
     noise = {"auto_map": {"x": "y"}, "id2label": {"0": "no"}, "bos_token_id": 1}
-    assert model_shape(size_fields(config | noise)) == model_shape(config)
+    assert read_base_model(size_fields(config | noise)) == read_base_model(config)
     assert not noise.keys() & size_fields(config | noise).keys()
 
 

@@ -14,6 +14,7 @@ SIZE_FIELDS = frozenset(
         "attention_bias",
         "decoder_sparse_step",
         "dtype",
+        "final_logit_softcapping",
         "head_dim",
         "hidden_act",
         "hidden_activation",

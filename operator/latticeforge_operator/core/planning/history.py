@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from latticeforge_operator.api import StackedTrainingSpec, TrainingStatus
-from latticeforge_operator.api.status import StagePlanStatus, StepStatus
+from latticeforge_operator.api.status import StagePlanStatus, StepPhase, StepStatus
 from latticeforge_trainer.contract import Method, StepKind
 
 FARTHEST = 3.0
@@ -50,14 +50,15 @@ class History:
 
 
 def measured_in(spec: StackedTrainingSpec, status: TrainingStatus) -> Iterable[Measured]:
-    """What one stack's finished train steps say, as far as they had been planned."""
+    """What one stack's finished train steps say, as far as they had been planned and have run."""
     if status.plan is None:
         return
     plans = {plan.name: plan for plan in status.plan.stages}
     steps = {step.name: step for step in status.steps}
     for stage in spec.stages:
         step, plan = steps.get(f"{stage.name}/{StepKind.TRAIN}"), plans.get(stage.name)
-        ratio = _ratio(step, plan) if step and plan else None
+        ran = step is not None and step.phase is StepPhase.DONE
+        ratio = _ratio(step, plan) if step and plan and ran else None
         if ratio is not None:
             yield Measured(spec.base.model, stage.method, status.plan.pool, ratio)
 
