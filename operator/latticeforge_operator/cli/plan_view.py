@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -40,7 +41,7 @@ def _options(plan: Plan) -> Table:
 
 
 def _add_rows(table: Table, option: Option, *, chosen: bool) -> None:
-    """One row for each stage; a refused option has one that says why."""
+    """One row for the stages that train alike; a refused option has one that says why."""
     mark = "✔" if chosen else "✘" if option.refusal else ""
     where = (mark, option.pool.name, str(option.gpus or "–"))
     style = "bold" if chosen else "dim" if option.refusal else ""
@@ -49,10 +50,16 @@ def _add_rows(table: Table, option: Option, *, chosen: bool) -> None:
         why = option.reason or option.refusal or "on CPU nothing is predicted"
         table.add_row(*where, _memory(option.stages), *figures, why, style=style)
         return
-    for stage in option.stages:
-        how = f"{stage.stage}: {words.strategy(stage)}"
-        table.add_row(*where, _memory([stage]), *figures, how, style=style)
+    for (how, memory), stages in groupby(
+        option.stages, lambda s: (words.strategy(s), _memory([s]))
+    ):
+        names = ", ".join(stage.stage for stage in stages)
+        table.add_row(*where, memory, *figures, f"{names}: {how}", style=style)
         where, figures = ("", "", ""), ("", "")
+
+
+def _described(stage: StagePlan) -> tuple[str, str]:
+    return words.strategy(stage), _memory([stage])
 
 
 def _memory(stages: Iterable[StagePlan]) -> str:

@@ -28,7 +28,8 @@ def test_example_is_valid(path: Path) -> None:
 def test_example_brings_the_pool_that_it_names(path: Path) -> None:
     file = load_stack(path, None)
     pools = [pool["metadata"]["name"] for pool in file.pools]
-    assert file.training.spec.compute.pool in pools
+    named = file.training.spec.compute.pool
+    assert pools if named is None else named in pools
 
 
 def test_examples_are_listed() -> None:

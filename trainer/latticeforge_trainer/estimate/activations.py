@@ -37,8 +37,8 @@ class Choice:
 
 
 def layer_memory(shape: ModelShape, width: int = 2) -> LayerMemory:
-    """What one of a model's dense layers keeps."""
-    hidden, inner, attention = shape.hidden, shape.intermediate, shape.attention_width
+    """What one of a model's layers keeps; with experts, about: it depends on where tokens go."""
+    hidden, inner, attention = shape.hidden, shape.gated_width, shape.attention_width
     qkv = attention + 2 * shape.kv_heads * shape.head_dim
     small = 4 * shape.heads + 8 + 4 * ADAPTER_COLUMNS * width  # log-sum-exps, 1 / rms, x Aᵀ
     # The layer's input and that of its second half; q, k, v; attention's output; gate and up.

@@ -55,7 +55,7 @@ class Constants:
     """Of a link's rate, by collectives. Assumed."""
     exposed: float = 0.2
     """Of collectives that overlap with computing, the share that it does not hide. Assumed."""
-    host_update: float = 1.0e9
+    host_update: float = 5.0e9
     """Parameters that a node's processors update in a second, all together. Assumed."""
 
 

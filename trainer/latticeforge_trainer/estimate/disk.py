@@ -5,6 +5,7 @@ from __future__ import annotations
 from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.states import moment_bytes
 from latticeforge_trainer.estimate.terms import Term, present
 
 
@@ -14,6 +15,7 @@ def disk(
     *,
     packed_tokens: int,
     keep_checkpoints: int = 2,
+    sharded: bool = False,
     merges: bool = False,
 ) -> tuple[Term, ...]:
     """What one stage writes; the base model counts in `base_disk`.
@@ -23,11 +25,13 @@ def disk(
         payload: How it is trained.
         packed_tokens: Tokens of its packed data, padding included.
         keep_checkpoints: How many are kept; one more is written before the oldest goes.
+        sharded: Whether DeepSpeed writes the checkpoints (Full under ZeRO 1 to 3), which then hold
+            the 16-bit weights too.
         merges: Whether its adapter is merged.
     """
     full = not payload.method.is_adapter
     trained = model.parameters.total if full else adapter_parameters(model, payload.lora)
-    state = int(trained * (12 if payload.optimizer_states == "fp32" else 6.125))
+    state = int(trained * _state_bytes(payload, sharded=sharded and full))
     count = keep_checkpoints + 1
     return present(
         Term("packed data", 9 * packed_tokens, f"{packed_tokens:,} tokens x 9 B"),
@@ -44,3 +48,11 @@ def disk(
 def base_disk(model: BaseModel) -> Term:
     """The base model as it is stored; brought once for all stages."""
     return Term("base model", model.stored_bytes, f"{model.weight_bits}-bit linear layers")
+
+
+def _state_bytes(payload: TrainPayload, *, sharded: bool) -> float:
+    """Of a parameter in a checkpoint."""
+    moments = moment_bytes(payload, masters=sharded or payload.method.is_adapter)
+    if payload.optimizer_states == "int8" and not sharded:
+        return 2 + moments
+    return 4 + moments + (2 if sharded else 0)

@@ -1,62 +1,105 @@
-"""Host memory of a pod, term by term."""
+"""Host memory of a pod, term by term.
+
+Files that are read lie in the page cache, which the kernel takes back when it must: where a term is
+that, its `why` says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from latticeforge_trainer.contract import Offload, Recompute
+from latticeforge_trainer.contract import Offload
 from latticeforge_trainer.estimate.base_model import BaseModel
+from latticeforge_trainer.estimate.buckets import SUB_GROUP
+from latticeforge_trainer.estimate.memory import Memory, gpu_memory, offloaded_layers
 from latticeforge_trainer.estimate.terms import GIB, Term, present
 from latticeforge_trainer.estimate.training import Run
 
 PROCESS = 4 * GIB
-"""Of a training process: torch, CUDA's and NCCL's libraries, the data that it reads ahead."""
+"""Of a process: torch, CUDA's and NCCL's libraries, the data that it reads ahead. Assumed."""
 
-STREAMED = 2 * GIB
-"""Weights between disk and GPU, and the page-locked buffers that they pass."""
+READING = 256 * 2**20
+"""Page-locked buffers between disk and GPU: 8 threads (`models.streaming`) with 32 MiB each."""
+
+SHARD = 4 * GIB
+"""What is collected before it is written: of a model, and of training state."""
 
 
-def host_memory(run: Run, modes: Sequence[Recompute] = ()) -> tuple[Term, ...]:
+def host_memory(run: Run, memory: Memory | None = None) -> tuple[Term, ...]:
     """What the pod of a train step needs, all its processes together.
 
     Args:
         run: What is trained, and how.
-        modes: What each layer computes again, as `gpu_memory` says: inputs of layers that are
-            offloaded lie in host memory.
+        memory: The run's, if it is known already: it says which inputs are offloaded.
     """
-    processes, shape = run.strategy.processes, run.model.shape
-    own = run.trained // run.world
-    offloads = run.strategy.offload is not Offload.NONE and run.strategy.zero_stage > 0
-    weights = run.strategy.offload is Offload.ALL and run.strategy.zero_stage == 3
-    partition = run.model.parameters.total // run.world
-    inputs = run.tokens * shape.hidden * run.width * list(modes).count(Recompute.OFFLOAD)
+    processes = run.strategy.processes
+    inputs = offloaded_layers(memory or gpu_memory(run)) * _page_locked(
+        run.tokens * run.model.shape.hidden * run.width
+    )
     return present(
         Term("processes", processes * PROCESS, f"{processes} x 4 GiB"),
-        Term("weights being read", processes * STREAMED, f"{processes} x 2 GiB"),
-        Term(
-            "optimizer states",
-            processes * 16 * own if offloads else 0,
-            f"{processes} x {own:,} x 16 B: weights, moments and gradients in 32 bits",
-        ),
-        Term(
-            "16-bit weights",
-            processes * run.width * partition if weights else 0,
-            f"{processes} x {partition:,} x {run.width} B, page-locked",
-        ),
+        Term("reading weights", processes * READING, f"{processes} x 256 MiB, page-locked"),
+        *_offloaded(run),
         Term("layers' inputs", processes * inputs, f"{processes} x {inputs:,} B, page-locked"),
-        Term("checkpoint", _snapshot(run), "a copy of the training state, page-locked"),
+        Term("checkpoint", _snapshot(run), "a piece of it; with more, training waits for less"),
+        Term("result", SHARD if run.is_full else 0, "a file of it, before it is written"),
     )
 
 
 def merge_host_memory(model: BaseModel) -> tuple[Term, ...]:
     """What the pod of a merge step needs."""
-    return (
+    size = 2 * model.parameters.total
+    largest = _largest(model)
+    return present(
         Term("process", PROCESS, "torch and what it loads"),
-        Term("model", 2 * model.parameters.total, "one in 16 bits while the two are compared"),
+        Term("shard", min(SHARD, size), "a file of the result, before it is written"),
+        Term("weight", 10 * largest, f"{largest:,} x 10 B: in 32 bits, twice, and in 16"),
+        Term("model", size, "compared with the base, from the page cache: slow with less"),
     )
 
 
+def _offloaded(run: Run) -> tuple[Term, ...]:
+    """What ZeRO keeps here instead of on the GPUs; DeepSpeed page-locks all but the moments."""
+    strategy, processes = run.strategy, run.strategy.processes
+    if strategy.offload is Offload.NONE or not strategy.zero_stage:
+        return ()
+    own = -(-run.trained // run.world)
+    pieces = _page_locked_pieces(own) if strategy.zero_stage == 3 else _page_locked(4 * own)
+    weights = strategy.offload is Offload.ALL and strategy.zero_stage == 3
+    stored = run.width * -(-run.model.parameters.total // run.world)
+    others = _page_locked(run.width * own) if strategy.zero_stage < 3 else _page_locked(4 * own)
+    return present(
+        Term("32-bit weights", processes * pieces, f"{processes} x {own:,} x 4 B, page-locked"),
+        Term("moments", processes * 8 * own, f"{processes} x {own:,} x 8 B"),
+        Term("gradients", processes * (pieces + others), "in 32 bits, and on their way"),
+        Term(
+            "16-bit weights",
+            processes * _page_locked(stored) if weights else 0,
+            f"{processes} x {stored:,} B, page-locked",
+        ),
+    )
+
+
+def _page_locked(size: int) -> int:
+    """What torch takes for page-locked memory: the next power of two."""
+    return 1 << max(0, size - 1).bit_length() if size else 0
+
+
+def _page_locked_pieces(count: int) -> int:
+    """Numbers in 32 bits, each of ZeRO-3's sub-groups on its own."""
+    whole, rest = divmod(count, SUB_GROUP)
+    return whole * _page_locked(4 * SUB_GROUP) + _page_locked(4 * rest)
+
+
 def _snapshot(run: Run) -> int:
+    """Training state is copied here by files of at most `SHARD`, or of one tensor."""
     if run.strategy.zero_stage and run.is_full:
         return 0  # DeepSpeed writes its own files
-    return 12 * run.trained
+    each = 12 if run.payload.optimizer_states == "fp32" else 6
+    largest = 4 * _largest(run.model) if run.is_full else 0
+    return _page_locked(max(largest, min(SHARD, each * run.trained)))
+
+
+def _largest(model: BaseModel) -> int:
+    """Numbers of the largest tensor."""
+    shape = model.shape
+    experts = 2 * shape.experts * shape.expert_width
+    return shape.hidden * max(shape.vocabulary, shape.intermediate, experts)

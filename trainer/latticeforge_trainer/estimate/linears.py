@@ -62,41 +62,64 @@ class Group:
 
 
 @lru_cache(maxsize=64)
-def groups_of(model: BaseModel) -> tuple[Group, ...]:
-    """The groups of one of a model's layers; experts are no linear layers and in none."""
+def groups_of(model: BaseModel) -> tuple[tuple[int, Group], ...]:
+    """The groups of a model's layers, each with how often it occurs; experts are in none."""
+    shape = model.shape
+    groups = [(shape.layers, group) for group in _attention(model)]
+    groups += [(shape.dense_layers, group) for group in _gated(model, shape.intermediate)]
+    groups += [(shape.sparse_layers, group) for group in _gated(model, shape.shared_width)]
+    if not is_fused(model):  # transformers calls them one by one
+        groups = [(count, part) for count, group in groups for part in _apart(group)]
+    return tuple((count, group) for count, group in groups if count * group.parameters)
+
+
+def _attention(model: BaseModel) -> list[Group]:
     shape = model.shape
     width, kv_width = shape.attention_width, shape.kv_heads * shape.head_dim
-    inner = shape.shared_width if shape.sparse_layers else shape.intermediate
+    output = Group(("o_proj",), width, (shape.hidden,))
     if model.architecture == "phi3":
-        groups = [
-            Group(("qkv_proj",), shape.hidden, (width + 2 * kv_width,)),
-            Group(("o_proj",), width, (shape.hidden,)),
-            Group(("gate_up_proj",), shape.hidden, (2 * inner,)),
-        ]
-    else:
-        groups = [
-            Group(("q_proj", "k_proj", "v_proj"), shape.hidden, (width, kv_width, kv_width)),
-            Group(("o_proj",), width, (shape.hidden,)),
-            Group(("gate_proj", "up_proj"), shape.hidden, (inner, inner)),
-        ]
-    groups.append(Group(("down_proj",), inner, (shape.hidden,)))
-    apart = groups if is_fused(model) else [part for group in groups for part in _apart(group)]
-    return tuple(group for group in apart if group.parameters)
+        return [Group(("qkv_proj",), shape.hidden, (width + 2 * kv_width,)), output]
+    names = ("q_proj", "k_proj", "v_proj")
+    return [Group(names, shape.hidden, (width, kv_width, kv_width)), output]
+
+
+def _gated(model: BaseModel, inner: int) -> list[Group]:
+    hidden = model.shape.hidden
+    down = Group(("down_proj",), inner, (hidden,))
+    if model.architecture == "phi3":
+        return [Group(("gate_up_proj",), hidden, (2 * inner,)), down]
+    return [Group(("gate_proj", "up_proj"), hidden, (inner, inner)), down]
 
 
 def _apart(group: Group) -> list[Group]:
-    """Layers that transformers calls one by one."""
     pairs = zip(group.names, group.widths, strict=True)
     return [Group((name,), group.inputs, (width,)) for name, width in pairs]
 
 
 def adapter_parameters(model: BaseModel, lora: LoRASettings | None) -> int:
-    """Parameters of an adapter on every layer."""
-    of_layer = sum(group.adapter_parameters(lora) for group in groups_of(model))
-    return model.shape.layers * of_layer
+    """Parameters of an adapter on every layer, as PEFT makes it."""
+    dense = sum(count * group.adapter_parameters(lora) for count, group in groups_of(model))
+    if lora is None or lora.target_modules is not None:
+        return dense
+    return dense + model.shape.sparse_layers * _on_experts(model, lora.rank)
 
 
-def unadapted_parameters(shape: ModelShape) -> int:
+def _on_experts(model: BaseModel, rank: int) -> int:
+    """What `all-linear` puts on experts and routers: every expert has a rank of its own.
+
+    Gates and ups are one tensor, with twice the rank. PEFT leaves Qwen2-MoE's experts alone, but
+    not the gate of the shared one.
+    """
+    shape = model.shape
+    if model.architecture == "qwen2_moe":
+        return rank * (shape.hidden + 1) if shape.shared_width else 0
+    router = rank * (shape.hidden + shape.experts)
+    ranks = rank * shape.experts
+    gate_up = 2 * ranks * (shape.hidden + 2 * shape.expert_width)
+    return router + gate_up + ranks * (shape.expert_width + shape.hidden)
+
+
+def expert_parameters(shape: ModelShape) -> int:
     """Weights of experts and routers, which are no linear layers: they stay in 16 bits."""
     experts = 3 * shape.hidden * shape.experts * shape.expert_width
     gates = shape.hidden * (shape.experts + (1 if shape.shared_width else 0))

@@ -19,7 +19,7 @@ from latticeforge_trainer.contract import Recompute
 from latticeforge_trainer.estimate.activations import Choice, LayerMemory, layer_memory
 from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET
 from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, Constants
-from latticeforge_trainer.estimate.linears import groups_of, is_fused
+from latticeforge_trainer.estimate.linears import expert_parameters, groups_of, is_fused
 from latticeforge_trainer.estimate.recompute import (
     UNFUSED,
     bytes_gathered,
@@ -97,6 +97,11 @@ def gpu_memory(run: Run, *, constants: Constants = FITTED) -> Memory:
     )
 
 
+def offloaded_layers(memory: Memory) -> int:
+    """How many layers' inputs wait in host memory."""
+    return memory.modes.count(Recompute.OFFLOAD)
+
+
 def choice_of(run: Run, free: int) -> Choice:
     """What the trainer will choose to compute again, with so many bytes free."""
     if run.asked is not Recompute.AUTO:
@@ -118,7 +123,8 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     """What is there beside weights and states, when it can be the most."""
     memory = layer_memory(run.model.shape, run.width)
     factor = 1 if is_fused(run.model) else UNFUSED
-    kept = [_kept(memory, mode) * run.tokens * factor for mode in modes]
+    of_mode = {mode: _kept(memory, mode) * run.tokens * factor for mode in set(modes)}
+    kept = [of_mode[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
     gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
@@ -153,8 +159,11 @@ def _in_backward(
     of_layer = (run.trained - tables) / shape.layers
     of_head = shape.vocabulary * shape.hidden if run.is_full else 0
     peak = (0, 0, 0, 0)
+    last = len(modes) - 1
     for layer, below in enumerate(accumulate(kept)):
-        passed = of_head + (len(modes) - 1 - layer) * of_layer
+        if 0 < layer < last and modes[layer - 1] == modes[layer] == modes[layer + 1]:
+            continue  # among layers that are alike, one at an end has the most
+        passed = of_head + (last - layer) * of_layer
         gradients = waiting or int(gradient_width(run) * passed)
         again = _again(run, modes[layer], memory)
         peak = max(peak, (below + gradients + again, below, gradients, again))
@@ -198,7 +207,8 @@ def _passing(run: Run) -> int:
     inner, hidden = shape.intermediate, shape.hidden
     if not is_fused(run.model):
         return UNFUSED * layer_memory(shape, width).passing * run.tokens
-    room = sum(columns(run, group) for group in groups_of(run.model)) if is_concatenated(run) else 0
+    groups = [group for _, group in groups_of(run.model)]
+    room = sum(columns(run, group) for group in groups) if is_concatenated(run) else 0
     gated = run.tokens * width * (4 * inner + hidden + room)
     gated += width * inner * hidden if run.is_full else 0  # the down projection's gradient
     if base_format(run) != "fp8":
@@ -210,8 +220,10 @@ def _passing(run: Run) -> int:
 def _gathered(run: Run) -> int:
     if run.strategy.zero_stage < 3:
         return 0
-    layer = sum(group.parameters for group in groups_of(run.model))
-    matrix = max(width * group.inputs for group in groups_of(run.model) for width in group.widths)
+    groups = groups_of(run.model)
+    experts = expert_parameters(run.model.shape)
+    layer = (sum(n * g.parameters for n, g in groups) + experts) // run.model.shape.layers
+    matrix = max(width * group.inputs for _, group in groups for width in group.widths)
     trained = layer + matrix if run.is_full else 0  # its gradients, one of them flattened
     return run.width * (layer + max(PREFETCH_BUCKET, matrix) + trained)
 

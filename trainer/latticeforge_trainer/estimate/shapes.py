@@ -99,6 +99,12 @@ class ModelShape:
         return self.heads * self.head_dim
 
     @property
+    def gated_width(self) -> int:
+        """Widest of the gated products that one token goes through in a layer, experts together."""
+        sparse = self.active_experts * self.expert_width + self.shared_width
+        return max(self.intermediate if self.dense_layers else 0, sparse)
+
+    @property
     def parameters(self) -> int:
         """Every parameter, a tied head once."""
         tables = self.vocabulary * self.hidden * (1 if self.tied else 2)

@@ -14,7 +14,7 @@ from latticeforge_trainer.contract import Offload, Recompute
 from latticeforge_trainer.estimate.constants import FITTED, Constants
 from latticeforge_trainer.estimate.flops import attention_flops
 from latticeforge_trainer.estimate.linears import groups_of, is_fused
-from latticeforge_trainer.estimate.memory import gpu_memory
+from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.training import Run
 from latticeforge_trainer.estimate.weights import DEQUANTIZED, base_format
 
@@ -40,16 +40,22 @@ class Speed:
 
 
 def speed(
-    run: Run, document_length: float | None = None, *, constants: Constants = FITTED
+    run: Run,
+    document_length: float | None = None,
+    *,
+    memory: Memory | None = None,
+    constants: Constants = FITTED,
 ) -> Speed:
     """How fast a run trains.
 
     Args:
         run: What is trained, and how.
         document_length: Mean tokens of a document; None: one fills a sequence.
+        memory: The run's, if it is known already: it says what is computed again.
         constants: What the chip reaches of its data sheet.
     """
-    parts = list(_micro_batch(run, document_length, constants))
+    memory = memory or gpu_memory(run, constants=constants)
+    parts = list(_micro_batch(run, memory, document_length, constants))
     launch = constants.launch * run.model.shape.layers
     parts.append(
         Time("waiting for the host", launch - _sum(parts), "to launch the kernels of all layers")
@@ -67,10 +73,11 @@ def _sum(times: list[Time]) -> float:
     return sum(time.seconds for time in times)
 
 
-def _micro_batch(run: Run, document_length: float | None, constants: Constants) -> Iterator[Time]:
+def _micro_batch(
+    run: Run, memory: Memory, document_length: float | None, constants: Constants
+) -> Iterator[Time]:
     """What the GPU computes for one micro-batch."""
     shape, chip, tokens = run.model.shape, run.chip, run.tokens
-    memory = gpu_memory(run, constants=constants)
     again = sum(mode in _WHOLE for mode in memory.modes) / len(memory.modes)
     passes = 6 if run.is_full else 4
     table = shape.vocabulary * shape.hidden
@@ -106,14 +113,14 @@ def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]
     """What small matrices cost beside the large ones: everything is read once more."""
     if run.is_full:
         return
-    rows = run.tokens * run.model.shape.layers
     groups = groups_of(run.model)
-    adapted = [group for group in groups if group.adapted(run.payload.lora)]
-    moved = 4 * rows * sum(group.inputs + group.outputs for group in adapted) * (1 + again / 4)
+    adapted = [(n, group) for n, group in groups if group.adapted(run.payload.lora)]
+    operands = sum(n * (group.inputs + group.outputs) for n, group in adapted)
+    moved = 4 * run.tokens * operands * (1 + again / 4)
     yield Time("adapters", _streamed(run, moved, constants.traffic), f"{moved / 1e9:.0f} GB")
     if base_format(run) == "fp8":
-        moved = 3 * rows * sum(group.inputs + group.outputs for group in groups)
-        moved += 2 * run.model.shape.layers * sum(group.parameters for group in groups)
+        moved = 3 * run.tokens * sum(n * (group.inputs + group.outputs) for n, group in groups)
+        moved += 2 * sum(n * group.parameters for n, group in groups)
         seconds = _streamed(run, moved, constants.quantize)
         yield Time("FP8 quantization", seconds, f"{moved / 1e9:.0f} GB")
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from latticeforge_trainer.contract import Method, Offload
 from latticeforge_trainer.estimate.base_model import NF4_BYTES
-from latticeforge_trainer.estimate.linears import Group, groups_of, unadapted_parameters
+from latticeforge_trainer.estimate.linears import Group, expert_parameters, groups_of, is_fused
 from latticeforge_trainer.estimate.terms import Term, present
 from latticeforge_trainer.estimate.training import Run
 
@@ -36,19 +36,20 @@ def is_concatenated(run: Run) -> bool:
 
 def loaded_weights(run: Run) -> tuple[Term, ...]:
     """Of everything that is not an adapter, as it is loaded."""
-    model, parameters = run.model, run.model.parameters
-    linear = sum(group.parameters for group in groups_of(model))
-    scales = sum(group.outputs for group in groups_of(model)) if base_format(run) == "fp8" else 0
-    each = {"bf16": run.width, "nf4": NF4_BYTES, "fp8": 1}[base_format(run)]
-    layers = int(model.shape.layers * (linear * each + scales * 4))
+    parameters, groups, width = run.model.parameters, groups_of(run.model), run.width
+    linear = sum(count * group.parameters for count, group in groups)
+    outputs = sum(count * group.outputs for count, group in groups)
+    kind = base_format(run)
+    each = {"bf16": width, "nf4": NF4_BYTES, "fp8": 1}[kind]
+    size = int(linear * each) + (4 * outputs if kind == "fp8" else 0)  # FP8's scales
     tables = parameters.embedding + parameters.head
-    experts = unadapted_parameters(model.shape)
-    width = run.width
+    experts = expert_parameters(run.model.shape)
+    vectors = parameters.vectors
     return present(
-        _sharded(run, "linear layers", layers, f"{linear:,} a layer x {each:.4g} B"),
+        _sharded(run, "linear layers", size, f"{linear:,} x {each:.4g} B"),
         _sharded(run, "embedding and head", tables * width, f"{tables:,} x {width} B"),
         _sharded(run, "experts and routers", experts * width, f"{experts:,} x {width} B"),
-        Term("norms and biases", parameters.vectors * width, f"{parameters.vectors:,} x {width} B"),
+        Term("norms and biases", vectors * width, f"{vectors:,} x {width} B"),
     )
 
 
@@ -61,20 +62,16 @@ def placed_adapters(run: Run, spare: int) -> tuple[Term, ...]:
     """
     if run.is_full:
         return ()
-    groups = groups_of(run.model)
     if base_format(run) == "nf4":
-        return _nf4(run, groups, spare)
+        return _nf4(run, spare if is_fused(run.model) else 0)
     if is_concatenated(run):
         room = sum(
-            group.widened(columns(run, group)) - group.parameters
-            for group in groups
-            if group.adapted(run.payload.lora)
+            count * (group.widened(columns(run, group)) - group.parameters)
+            for count, group in groups_of(run.model)
         )
         why = "columns and rows beside the weights, for one product of both"
-        return present(
-            Term("room for adapters", run.model.shape.layers * run.width * room, why),
-        )
-    copies = run.model.shape.layers * sum(_copies(run, group) for group in groups)
+        return present(Term("room for adapters", run.width * room, why))
+    copies = sum(count * _copies(run, group) for count, group in groups_of(run.model))
     return present(Term("adapters to multiply with", copies, f"in {run.width} B each, padded"))
 
 
@@ -84,23 +81,36 @@ def columns(run: Run, group: Group) -> int:
     return group.columns(run.payload.lora, alignment)
 
 
-def _nf4(run: Run, groups: tuple[Group, ...], spare: int) -> tuple[Term, ...]:
+def _nf4(run: Run, spare: int) -> tuple[Term, ...]:
     """As `training.recompute.unpack_spare` goes through the layers."""
-    sizes = [run.width * group.widened(columns(run, group)) for group in groups]
-    copies = [_copies(run, group) for group in groups]
-    unpacked = packed = scratch = count = 0
-    for _ in range(run.model.shape.layers):
-        for size, copy in zip(sizes, copies, strict=True):
-            if size <= spare - unpacked:
-                unpacked, count = unpacked + size, count + 1
-            else:
-                packed, scratch = packed + copy, max(scratch, size)
-    of = f"{count} of {run.model.shape.layers * len(groups)} matrices"
+    groups = groups_of(run.model)
+    sizes = [run.width * group.widened(columns(run, group)) for _, group in groups]
+    kept = _unpacked(sizes, [count for count, _ in groups], spare)
+    unpacked = sum(count * size for count, size in zip(kept, sizes, strict=True))
+    rest = [(count - k, g) for k, (count, g) in zip(kept, groups, strict=True)]
+    scratch = max((s for s, (count, _) in zip(sizes, rest, strict=True) if count), default=0)
+    copies = sum(count * _copies(run, group) for count, group in rest)
+    of = f"{sum(kept)} of {sum(count for count, _ in groups)} matrices"
     return present(
         Term(DEQUANTIZED, unpacked, f"{of}, as many as spare memory holds"),
         Term("dequantization scratch", scratch, "the largest matrix that is not kept"),
-        Term("adapters to multiply with", packed, f"in {run.width} B each, padded"),
+        Term("adapters to multiply with", copies, f"in {run.width} B each, padded"),
     )
+
+
+def _unpacked(sizes: list[int], counts: list[int], spare: int) -> list[int]:
+    """How many matrices of each size fit, layer by layer, each that still does."""
+    whole = min([*counts, spare // sum(sizes)])
+    spare -= whole * sum(sizes)
+    kept = [whole] * len(sizes)
+    for _ in range(max(counts) - whole):
+        for number, size in enumerate(sizes):
+            if kept[number] < counts[number] and size <= spare:
+                kept[number] += 1
+                spare -= size
+        if spare < min(sizes):
+            break
+    return kept
 
 
 def _copies(run: Run, group: Group) -> int:

@@ -61,7 +61,7 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
     """The stack on `gpus` GPUs of a pool, refused if it does not fit or costs too much."""
     option = Option(pool, gpus)
     try:
-        site = _site(request, pool, gpus)
+        site = site_of(request, pool, gpus)
     except PlanError as error:
         return replace(option, refusal=str(error))
     stages: list[StagePlan] = []
@@ -81,7 +81,12 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
     return replace(option, refusal=_refusal(request, option, site.chip))
 
 
-def _site(request: Request, pool: GPUPool, gpus: int) -> Site:
+def site_of(request: Request, pool: GPUPool, gpus: int) -> Site:
+    """So many GPUs of a pool, in pods.
+
+    Raises:
+        PlanError: The pool does not serve the stack, or they do not divide into pods.
+    """
     if why := unserved(request.spec, pool):
         raise PlanError(why)
     nodes, processes = pods_of(gpus, pool)

@@ -142,7 +142,7 @@ def _strategy(site: Site, sharding: Sharding, micro_batch: int, mode: Recompute)
 def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
     run = Run(task.model, task.payload, strategy, site.chip)
     memory = gpu_memory(run)
-    host = host_memory(run, memory.modes)
+    host = host_memory(run, memory)
     capacity = site.capacity(memory)
     if memory.reserved > capacity or not _fits_host(site, run, memory, host):
         return Misfit(strategy, memory, capacity, host)
@@ -151,7 +151,7 @@ def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
         run=run,
         memory=memory,
         host=host,
-        speed=speed(run, task.data.document_length),
+        speed=speed(run, task.data.document_length, memory=memory),
         factor=task.factor,
         data=task.data,
     )

@@ -45,7 +45,7 @@ ANSWER_TOKENS = 176
 PREPARE_SECONDS = 60
 """Of checks and packing: seconds for thousands of samples, and what a pod takes to start."""
 
-_CIC = frozenset({"json", "cic", "phase", "confidence"})
+CIC = frozenset({"json", "cic", "phase", "confidence"})
 """Suites that share their answers."""
 
 
@@ -143,7 +143,7 @@ def problems_of(payload: EvaluatePayload) -> int:
     """Problems that a model answers; suites of one domain with one seed share their answers."""
     asked: dict[tuple[str, int], int] = {}
     for suite in payload.suites:
-        group = "cic" if suite.suite in _CIC else suite.suite
+        group = "cic" if suite.suite in CIC else suite.suite
         key = (group, suite.seed)
         asked[key] = max(asked.get(key, 0), suite.samples)
     return sum(asked.values())
