@@ -8,7 +8,7 @@ the spec, the pools, what `prepare` has counted or memory that ran out give a re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -49,12 +49,10 @@ def _pinned(
     """The spec with pool and GPUs as they are planned; None where its user or the pools forbid."""
     if plan is None or plan.pool not in {pool.name for pool in pools}:
         return None
-    compute = spec.compute
-    if compute.pool not in {None, plan.pool} or (
-        plan.gpus and compute.gpus not in {None, plan.gpus}
-    ):
+    compute, gpus = spec.compute, plan.gpus or spec.compute.gpus
+    if compute.pool not in {None, plan.pool} or compute.gpus not in {None, gpus}:
         return None
-    compute = compute.model_copy(update={"pool": plan.pool, "gpus": plan.gpus or compute.gpus})
+    compute = compute.model_copy(update={"pool": plan.pool, "gpus": gpus})
     return spec.model_copy(update={"compute": compute})
 
 
@@ -192,7 +190,7 @@ class Planner:
             gpus=train.pods * train.gpus_per_pod,
             steps=names,
             stages=[s for s in old.stages if s.name in running] if old else [],
-            seconds={k: v for k, v in old.seconds.items() if k in names} if old else {},
+            seconds=_of_stages(running, old.seconds) if old else {},
         )
 
     def _renamed(self, plan: PlanStatus) -> PlanStatus:
@@ -201,7 +199,7 @@ class Planner:
 
     def _fingerprint(self, base: ModelFacts) -> str:
         """Of what the plan of the rest follows from."""
-        pools = {pool.name: pool.spec.to_json() for pool in self._market}
+        pools = {pool.name: (pool.spec.to_json(), pool.nodes) for pool in self._market}
         data = {stage: (d.tokens, d.sequences) for stage, d in self._facts.data.items()}
         return digest_of(self._generation, pools, base.config, data, self._headroom)[:16]
 
@@ -212,6 +210,10 @@ class Planner:
     def _outlook(self, plan: PlanStatus, verdict: Verdict) -> Outlook:
         pool = next(pool for pool in self._pools if pool.name == plan.pool)
         return Outlook(self._spec, pool, plan, verdict)
+
+
+def _of_stages(stages: frozenset[str], seconds: Mapping[str, int]) -> dict[str, int]:
+    return {step: s for step, s in seconds.items() if step.partition("/")[0] in stages}
 
 
 def sentence(plan: PlanStatus) -> str:

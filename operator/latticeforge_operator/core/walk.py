@@ -53,13 +53,21 @@ class Walk:
 
     def prepare(self) -> Step | None:
         """Settle the prepare steps in order; returns the first that is not done."""
-        spec, pool = self._training.spec, self._pool
-        while (step := self._next()) is not None and step.kind is StepKind.PREPARE:
-            record = self._settle(step, lambda s: place(spec, s.stage, s.kind, pool))
-            if record.phase not in DONE:
-                return step
-            self.prepared[step.name] = PrepareResult.model_validate(record.result)
-        return None
+        spec = self._training.spec
+        self.steps = expand(spec, {})
+        steps = (step for step in self.steps if step.kind is StepKind.PREPARE)
+        undone = next((step for step in steps if not self._prepared(step)), None)
+        if self.prepared:  # whether there is something to merge, and every digest, follow from them
+            self.steps = expand(spec, self.prepared)
+        return undone
+
+    def _prepared(self, step: Step) -> bool:
+        """Whether a prepare step is done; its result is noted."""
+        record = self._settle(step, place(self._training.spec, step.stage, step.kind, self._pool))
+        if record.phase not in DONE:
+            return False
+        self.prepared[step.name] = PrepareResult.model_validate(record.result)
+        return True
 
     def work(self, placement: Callable[[Step], Placement]) -> Step | None:
         """Settle the others in order; returns the first that is not done or whose gate holds.
@@ -67,8 +75,8 @@ class Walk:
         Args:
             placement: Where a step runs.
         """
-        while (step := self._next()) is not None:
-            record = self._settle(step, placement)
+        for step in self.steps[len(self.prepared) :]:
+            record = self._settle(step, placement(step))
             if record.phase not in DONE:
                 return step
             if step.kind is StepKind.EVALUATE and self._gate_holds(step):
@@ -83,11 +91,6 @@ class Walk:
         found = frozenset(self._found())
         return Facts(self.steps, records, found, reported, self._observed.history)
 
-    def _next(self) -> Step | None:
-        """The first step that is not settled yet."""
-        self.steps = expand(self._training.spec, self.prepared)
-        return next((s for s in self.steps if s.name not in self.records), None)
-
     def _record(self, step: Step) -> StepStatus | None:
         """A step's record; of one that is not reached, unless its digest has changed."""
         if step.name in self.records:
@@ -95,23 +98,21 @@ class Walk:
         known = self._known.get(step.name)
         return known if known is not None and step.digest in {"", known.digest} else None
 
-    def _settle(self, step: Step, placement: Callable[[Step], Placement]) -> StepStatus:
+    def _settle(self, step: Step, placement: Placement) -> StepStatus:
         known = self._known.get(step.name)
         if known is None or known.digest != step.digest:
             known = StepStatus(name=step.name, digest=step.digest)
         record = self.records[step.name] = self._up_to_date(step, known, placement)
         return record
 
-    def _up_to_date(
-        self, step: Step, known: StepStatus, placement: Callable[[Step], Placement]
-    ) -> StepStatus:
+    def _up_to_date(self, step: Step, known: StepStatus, placement: Placement) -> StepStatus:
         if known.phase in DONE:
             return known
         settlement = Settlement(
             step,
             known,
             self._observed,
-            placement(step),
+            placement,
             stall_timeout=self._stall_timeout,
             now=self._now,
         )

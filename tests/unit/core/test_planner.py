@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.core.builders import CONFIG, model_facts, pool, reread, spec, stack, stage
+from tests.unit.core.builders import model_facts, pool, reread, spec, stack, stage
 from tests.unit.core.simulation import Cluster, Operator
-from tests.unit.estimate.test_shapes import QWEN_72B
+from tests.unit.estimate.test_shapes import QWEN_72B, QWEN_HALF_B
 
 from latticeforge_operator.api.status import Attempt, Condition, Phase, PlanStatus, StepStatus
 from latticeforge_operator.core.planner import sentence
@@ -18,6 +18,7 @@ from latticeforge_operator.core.policies.remedy import headroom
 from latticeforge_operator.core.values import Launch
 from latticeforge_trainer.contract import ExitCode, Strategy, TrainConfig
 
+SMALL = model_facts(QWEN_HALF_B)
 LARGE = model_facts(QWEN_72B)
 ROOMY = pool(hostMemory="1900Gi")
 UNKNOWN = model_facts({"model_type": "mamba"})
@@ -27,7 +28,7 @@ def operator(
     fields: dict[str, Any] | None = None, base: Any = None, pools: Any = None, **more: Any
 ) -> Operator:
     """An operator that has just launched the first prepare step of a new stack."""
-    cluster = Cluster(base=base or model_facts(), pools=pools or (pool(),))
+    cluster = Cluster(base=base or SMALL, pools=pools or (pool(),))
     fields = fields or spec(stage("one", **more), publish=None)
     new = Operator(stack({"failure": {"maxRestarts": 99}, **fields}), cluster)
     new.look()
@@ -269,7 +270,7 @@ def test_what_an_earlier_operator_has_started_goes_on_as_it_began() -> None:
     op.status = reread(op.status.model_copy(update={"conditions": conditions}))
     (prepare,) = [step for step in op.status.steps if step.name == "one/prepare"]
     assert prepare.result is not None
-    prepare.result["base"]["config"] = CONFIG
+    prepare.result["base"]["config"] = QWEN_HALF_B
     op.cluster.fail(next(job.name for job in op.cluster.live()), 1)
     passes(op)
     op.cluster.tick(600)
