@@ -20,6 +20,8 @@ class Settings:
     """Seconds between two reports of a step; `LATTICEFORGE_PROGRESS_INTERVAL`."""
     hub_endpoint: str | None = None
     """Another Hub than huggingface.co; `HF_ENDPOINT`."""
+    hub_offline: bool = False
+    """Whether the operator leaves the Hub alone; `HF_HUB_OFFLINE`."""
 
     namespaces: tuple[str, ...] = ()
     """Namespaces that are served; empty: all."""
@@ -32,4 +34,5 @@ class Settings:
             trainer_image=os.environ.get("LATTICEFORGE_TRAINER_IMAGE", DEFAULT_TRAINER_IMAGE),
             progress_interval=os.environ.get("LATTICEFORGE_PROGRESS_INTERVAL"),
             hub_endpoint=os.environ.get("HF_ENDPOINT"),
+            hub_offline=os.environ.get("HF_HUB_OFFLINE", "0").lower() in {"1", "true", "yes", "on"},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.api.status import PlanStatus, StagePlanStatus, StepPhase, StepStatus
@@ -18,11 +18,14 @@ from latticeforge_operator.core.planning import (
     place,
 )
 from latticeforge_operator.core.steps import Step, kind_of
-from latticeforge_operator.core.values import Event
+from latticeforge_operator.core.values import Event, PublicBase
 from latticeforge_trainer.contract import ModelFacts, PrepareResult, StepKind
 
 CONDITION = "Planned"
 """Type of the condition that says whether there is a plan."""
+
+BASE_AWAITED = "BaseAwaited"
+"""Its reason while the Hub is asked what the base is."""
 
 _TRAINED = frozenset({StepPhase.DONE, StepPhase.REUSED})
 
@@ -47,12 +50,21 @@ class Facts:
     """Digests of results that are in the store already."""
     reported: ModelFacts | None
     """What a running `prepare` has said of the base."""
+    public_base: PublicBase
     history: History
 
     @property
-    def base(self) -> ModelFacts | None:
-        """The base; None: `prepare` has not read it yet."""
-        return next((result.base for result in self._prepared.values()), self.reported)
+    def is_read(self) -> bool:
+        """Whether `prepare` has read the base."""
+        return self.reported is not None or bool(self._prepared)
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """What the base's sizes follow from, by whoever knows best; None: nobody does."""
+        done = (result.base.config for result in self._prepared.values())
+        reported = self.reported.config if self.reported else None
+        known = (*done, reported, self.public_base.config)
+        return next((config for config in known if config is not None), None)
 
     @property
     def data(self) -> dict[str, StageData]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 from latticeforge_operator.api import GPUPool, StackedTraining, StackedTrainingSpec, TrainingStatus
 from latticeforge_operator.api.status import PlanStatus
 from latticeforge_operator.api.training import Budget, OnExceed
 from latticeforge_operator.core import ledger
-from latticeforge_operator.core.outlook import CONDITION, Facts, Outlook, Verdict
+from latticeforge_operator.core.outlook import BASE_AWAITED, CONDITION, Facts, Outlook, Verdict
 from latticeforge_operator.core.planning import (
     Plan,
     PlanError,
@@ -27,7 +28,7 @@ from latticeforge_operator.core.planning import (
 )
 from latticeforge_operator.core.policies import remedy
 from latticeforge_operator.core.values import Event
-from latticeforge_trainer.contract import ModelFacts, StepKind, digest_of
+from latticeforge_trainer.contract import StepKind, digest_of
 from latticeforge_trainer.estimate.base_model import BaseModel, read_base_model
 from latticeforge_trainer.estimate.errors import EstimateError
 
@@ -102,23 +103,38 @@ class Planner:
         Raises:
             PlanError: No pool serves.
         """
-        old = self._status.plan
         if not self._rest:
             return self._settled()
-        base = self._facts.base
-        if base is None:
-            message = f"{self._spec.base.model} is not known before prepare has read it"
-            return self._outlook(self._sketch(), Verdict("Unknown", "BaseUnknown", message))
+        config = self._facts.config
+        if config is None:
+            return self._unknown()
         try:
-            model = read_base_model(base.config or {})
+            model = read_base_model(config)
         except EstimateError as error:
             message = f"nothing is predicted of {self._spec.base.model}: {error}"
             return self._outlook(self._sketch(), Verdict("Unknown", "NotPredicted", message))
-        made_from = self._fingerprint(base)
-        verdict = self._written_verdict()
-        if old is not None and verdict is not None and old.made_from == made_from:
-            return self._outlook(self._renamed(old), verdict)
-        return self._planned(model, made_from)
+        made_from = self._fingerprint(config)
+        return self._kept(made_from) or self._planned(model, made_from)
+
+    def _unknown(self) -> Outlook:
+        """Nobody has said what the base is, or at least not yet."""
+        name = self._spec.base.model
+        if self._facts.is_read:
+            message = f"nothing is predicted of {name}: an earlier version of prepare has read it"
+            return self._outlook(self._sketch(), Verdict("Unknown", "NotPredicted", message))
+        if self._facts.public_base.awaited:
+            known = self._kept(self._status.plan.made_from) if self._status.plan else None
+            asked = Verdict("Unknown", BASE_AWAITED, f"the Hub is asked what {name} is")
+            return known or self._outlook(self._sketch(), asked)
+        message = f"{name} is not known before prepare has read it"
+        return self._outlook(self._sketch(), Verdict("Unknown", "BaseUnknown", message))
+
+    def _kept(self, made_from: str) -> Outlook | None:
+        """The plan as it is written, if it was made from that."""
+        old, verdict = self._status.plan, self._written_verdict()
+        if old is None or verdict is None or not made_from or old.made_from != made_from:
+            return None
+        return self._outlook(self._renamed(old), verdict)
 
     def _settled(self) -> Outlook:
         """Nothing is left to plan."""
@@ -197,11 +213,11 @@ class Planner:
         """The plan with the line as it is now: whether weights are merged shows late."""
         return plan.model_copy(update={"steps": [step.name for step in self._facts.steps]})
 
-    def _fingerprint(self, base: ModelFacts) -> str:
+    def _fingerprint(self, config: Mapping[str, Any]) -> str:
         """Of what the plan of the rest follows from."""
         pools = {pool.name: (pool.spec.to_json(), pool.nodes) for pool in self._market}
         data = {stage: (d.tokens, d.sequences) for stage, d in self._facts.data.items()}
-        return digest_of(self._generation, pools, base.config, data, self._headroom)[:16]
+        return digest_of(self._generation, pools, config, data, self._headroom)[:16]
 
     def _written_verdict(self) -> Verdict | None:
         found = next((c for c in self._status.conditions if c.type == CONDITION), None)

@@ -16,6 +16,7 @@ from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStat
 from latticeforge_operator.api.training import Mode, OnExceed, OnGateFailure
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.launch import Launcher
+from latticeforge_operator.core.outlook import BASE_AWAITED
 from latticeforge_operator.core.planner import Planner, pool_at_hand
 from latticeforge_operator.core.planning import Placement, PlanError, is_on_pool
 from latticeforge_operator.core.policies import budget, failure, gate, remedy, retention
@@ -239,7 +240,7 @@ class _Pass:
         if self.outlook.refusal is not None and not self._is_under_way(current):
             return self._end(Phase.FAILED, self.outlook.refusal, "Infeasible")
         if spec.mode is Mode.PLAN:
-            return self._end(Phase.PLANNED, self._plan_message(), "Planned")
+            return self._only_plan()
         if self.walk.gate_failures:
             return self._at_gate(current)
         return self._work_on(current)
@@ -248,11 +249,14 @@ class _Pass:
         """Whether GPUs are at work on it, which goes on whatever comes of the rest."""
         return is_on_pool(step.kind) and bool(self.walk.records[step.name].attempts)
 
-    def _plan_message(self) -> str:
+    def _only_plan(self) -> Decision:
         verdict = self.outlook.verdict
+        if verdict.reason == BASE_AWAITED:
+            return self._end(Phase.PENDING, verdict.message, "Planning")
         if verdict.value == "True":
-            return verdict.message
-        return f"{verdict.message}; `latticeforge plan FILE` plans with the model's config.json"
+            return self._end(Phase.PLANNED, verdict.message, "Planned")
+        advice = "`latticeforge plan FILE` plans with the model's config.json"
+        return self._end(Phase.PLANNED, f"{verdict.message}; {advice}", "Planned")
 
     def _work_on(self, current: Step) -> Decision:
         """Move a step on as far as budget and user allow."""

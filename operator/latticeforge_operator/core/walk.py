@@ -88,8 +88,15 @@ class Walk:
         records = {s.name: r for s in self.steps if (r := self._record(s)) is not None}
         reports = (self._observed.progress.get((s.name, s.digest)) for s in self.steps)
         reported = next((report.base for report in reports if report and report.base), None)
-        found = frozenset(self._found())
-        return Facts(self.steps, records, found, reported, self._observed.history)
+        seen = self._observed
+        return Facts(
+            steps=self.steps,
+            records=records,
+            found=frozenset(self._found()),
+            reported=reported,
+            public_base=seen.public_base,
+            history=seen.history,
+        )
 
     def _record(self, step: Step) -> StepStatus | None:
         """A step's record; of one that is not reached, unless its digest has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,12 +16,13 @@ from tests.unit.estimate.test_shapes import QWEN_72B, QWEN_HALF_B
 from latticeforge_operator.api.status import Attempt, Condition, Phase, PlanStatus, StepStatus
 from latticeforge_operator.core.planner import sentence
 from latticeforge_operator.core.policies.remedy import headroom
-from latticeforge_operator.core.values import Launch
+from latticeforge_operator.core.values import Launch, PublicBase
 from latticeforge_trainer.contract import ExitCode, Strategy, TrainConfig
 
 SMALL = model_facts(QWEN_HALF_B)
 LARGE = model_facts(QWEN_72B)
 ROOMY = pool(hostMemory="1900Gi")
+EIGHT = {"gpus": 8}
 UNKNOWN = model_facts({"model_type": "mamba"})
 
 
@@ -161,6 +163,47 @@ def test_mode_plan_says_how_to_get_one_without_running_anything() -> None:
     assert op.status.phase is Phase.PLANNED
     assert not op.cluster.created
     assert "not known before prepare has read it; `latticeforge plan FILE`" in op.status.message
+
+
+def test_a_public_base_is_planned_before_anything_runs() -> None:
+    op = operator_that_sees(PublicBase(QWEN_72B), spec(stage("one", method="Full"), compute=EIGHT))
+    assert op.status.phase is Phase.FAILED
+    assert "16 bytes × 72.7 B ÷ 8 = 135.4 GiB" in op.status.message
+    assert not op.cluster.created
+
+
+def test_what_prepare_says_comes_before_what_the_hub_says() -> None:
+    op = operator_that_sees(PublicBase(QWEN_72B), spec(stage("one", method="QLoRA"), compute=EIGHT))
+    assert planned(op).status == "True"
+    large = plan(op).stages[0].memory
+    op.cluster.base = SMALL
+    (job,) = op.cluster.live()
+    op.cluster.reads_base(job.name)
+    op.view = replace(op.cluster.observed(), public_base=PublicBase(QWEN_72B))
+    op.step()
+    assert Decimal(plan(op).stages[0].memory or 0) < Decimal(large or 0)
+
+
+def test_mode_plan_waits_for_the_hub_and_then_has_a_plan() -> None:
+    op = operator_that_sees(PublicBase(awaited=True), spec(mode="Plan"))
+    assert op.status.phase is Phase.PENDING
+    assert (planned(op).status, planned(op).reason) == ("Unknown", "BaseAwaited")
+    op.view = replace(op.view, public_base=PublicBase(QWEN_HALF_B))
+    op.step()
+    assert op.status.phase is Phase.PLANNED
+    assert planned(op).message == op.status.message == sentence(plan(op))
+    before = op.status
+    op.view = replace(op.view, public_base=PublicBase(awaited=True))
+    op.step()
+    assert op.status == before, "an operator that starts again asks again, and has its plan"
+    assert not op.cluster.created
+
+
+def operator_that_sees(base: PublicBase, fields: dict[str, Any]) -> Operator:
+    op = Operator(stack(fields), Cluster())
+    op.view = replace(op.cluster.observed(), public_base=base)
+    op.step()
+    return op
 
 
 def test_mode_plan_follows_the_pools() -> None:
