@@ -389,8 +389,7 @@ def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -
         loss, config.payload, accumulation=run.accumulation, processes=run.processes
     )
     if fused:
-        tokens_at_once = run.micro_batch * run.sequence
-        choice = choose_recompute(config, loss, tokens_at_once, accumulates=run.accumulation > 1)
+        choice = choose_recompute(config, loss)
         unpack_spare(fuse(loss.model, choice.modes), choice.spare, torch.bfloat16)
     loss.train()
     tokens = random_tokens(run, device)

@@ -18,8 +18,6 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-NOT_YET = {"plan"}
-"""Commands that the limits name as missing."""
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
@@ -48,8 +46,6 @@ def test_make_targets_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_commands_and_their_options_exist(path: Path) -> None:
     for name, rest in re.findall(r"`latticeforge ([a-z]+)([^`]*)`", path.read_text()):
-        if name in NOT_YET:
-            continue
         command = group.commands[name]
         known = {option for param in command.params for option in param.opts}
         assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= known

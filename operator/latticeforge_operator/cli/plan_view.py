@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from latticeforge_operator.core.planning import Alternative, Option, Plan, StagePlan, words
+from latticeforge_operator.core.planning import (
+    Alternative,
+    Misfit,
+    Option,
+    Plan,
+    StagePlan,
+    words,
+)
 from latticeforge_trainer.estimate.terms import GIB, Term, total
 
 
@@ -24,7 +31,7 @@ def render(plan: Plan, *, explain: bool) -> RenderableType:
         _options(plan),
         *_verdict(plan),
         *_alternatives(plan),
-        *(_explained(plan.chosen) if explain and plan.chosen else ()),
+        *(_explained(plan) if explain else ()),
         *_sentences("Rests on", plan.assumptions),
     )
 
@@ -48,7 +55,8 @@ def _add_rows(table: Table, option: Option, *, chosen: bool) -> None:
     figures = _figures(option)
     if option.refusal or not option.stages:
         why = option.reason or option.refusal or "on CPU nothing is predicted"
-        table.add_row(*where, _memory(option.stages), *figures, why, style=style)
+        closest = [option.misfit] if option.misfit else option.stages
+        table.add_row(*where, _memory(closest), *figures, why, style=style)
         return
     for (how, memory), stages in groupby(
         option.stages, lambda s: (words.strategy(s), _memory([s]))
@@ -62,8 +70,9 @@ def _described(stage: StagePlan) -> tuple[str, str]:
     return words.strategy(stage), _memory([stage])
 
 
-def _memory(stages: Iterable[StagePlan]) -> str:
-    peaks = [(s.memory.reserved / GIB, s.memory.capacity / GIB) for s in stages]
+def _memory(parts: Sequence[StagePlan | Misfit]) -> str:
+    """The highest peak."""
+    peaks = [(part.memory.reserved / GIB, part.memory.capacity / GIB) for part in parts]
     if not peaks:
         return "–"
     peak, capacity = max(peaks)
@@ -109,17 +118,30 @@ def _sentences(title: str, sentences: Iterable[str]) -> Iterator[RenderableType]
         yield Group(*(Text(f"– {line}") for line in lines))
 
 
-def _explained(option: Option) -> Iterator[RenderableType]:
+def _explained(plan: Plan) -> Iterator[RenderableType]:
+    """The terms of the chosen option, or of the one that the refusal speaks of."""
+    option = plan.chosen or next(o for o in plan.options if o.refusal == plan.refusal)
     for stage in option.stages:
-        yield _terms(f"{stage.stage}: memory of each GPU at its peak", stage.memory.terms)
-        yield Text(
-            f"allocated {words.gib(stage.memory.allocated)}, reserved with what lies between "
-            f"{words.gib(stage.memory.reserved)}, of {words.gib(stage.memory.capacity)} that may be"
-        )
-        yield _terms(f"{stage.stage}: host memory of each pod", stage.host)
+        yield from _places(stage)
         yield _step_times(stage)
+    if option.misfit:
+        yield from _places(option.misfit)
+        return
+    if option.merge_host:
+        yield _terms("host memory of a merge step's pod", option.merge_host)
     yield _terms("disk: the storage volume", option.disk)
     yield _work_times(option)
+
+
+def _places(part: StagePlan | Misfit) -> Iterator[RenderableType]:
+    """What a stage takes of each GPU and of the host."""
+    memory = part.memory
+    yield _terms(f"{part.stage}: memory of each GPU at its peak", memory.terms)
+    yield Text(
+        f"allocated {words.gib(memory.allocated)}, reserved with what lies between "
+        f"{words.gib(memory.reserved)}, of {words.gib(memory.capacity)} that may be"
+    )
+    yield _terms(f"{part.stage}: host memory of each pod", part.host)
 
 
 def _terms(title: str, terms: Iterable[Term]) -> Table:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,11 @@ def test_what_cannot_be_taken_ends_with_1_and_what_would_help(tmp_path: Path) ->
     assert result.exit_code == 1
     said = words_of(result)
     assert "✘ h200 8" in said
+    explained = words_of(plan(poor, "--config", CONFIG, "--tokens", "12M", "--explain"))
+    assert "cic: memory of each GPU at its peak" in explained
+    document = json.loads(plan(poor, "--config", CONFIG, "-o", "json").output)
+    assert document["chosen"] is None
+    assert document["options"][0]["misfit"]["strategy"]["zeroStage"] == 3
     assert "None of these can be taken. What would make it fit – compute.gpus: 16" in said
 
 
@@ -83,6 +90,14 @@ def test_on_cpu_no_model_is_asked_for() -> None:
     result = plan(EXAMPLES / "quickstart.yaml", "--workdir", "/nowhere")
     assert result.exit_code == 0
     assert "on CPU nothing is predicted" in words_of(result)
+
+
+def test_the_documented_command_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "planner.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    latticeforge plan (.+)$", text, re.MULTILINE)
+    assert commands
+    assert {plan(*shlex.split(command)).exit_code for command in commands} == {0}
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("qwen*.yaml")), ids=lambda p: p.stem)

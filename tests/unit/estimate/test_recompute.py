@@ -15,13 +15,12 @@ from latticeforge_trainer.contract import (
 )
 from latticeforge_trainer.estimate import recompute
 from latticeforge_trainer.estimate.activations import Choice, choose, layer_memory
-from latticeforge_trainer.estimate.recompute import (
-    bytes_gathered,
-    bytes_of_head,
-    choose_modes,
-)
-from latticeforge_trainer.estimate.shapes import ModelShape, model_shape
+from latticeforge_trainer.estimate.base_model import read_base_model
+from latticeforge_trainer.estimate.recompute import bytes_gathered, bytes_of_head, choose_modes
 from latticeforge_trainer.estimate.states import bytes_to_come
+from latticeforge_trainer.estimate.terms import total
+from latticeforge_trainer.estimate.training import Setup
+from latticeforge_trainer.estimate.weights import placed_adapters
 
 FIELDS = {
     "model_type": "qwen2",
@@ -31,111 +30,111 @@ FIELDS = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
 }
-EXPERTS = {
-    "model_type": "mixtral",
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-}
+GEMMA = {"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": 30.0}
+MIXTRAL = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+TOKENS = 100
 
 
-def shape(**fields: Any) -> ModelShape:
-    found = model_shape(FIELDS | fields)
-    assert found is not None
-    return found
-
-
-def payload(method: Method = Method.LORA, **fields: Any) -> TrainPayload:
-    lora = LoRASettings() if method.is_adapter else None
-    sizes: dict[str, Any] = {"sequence_length": 1, "global_batch_tokens": 1}
-    return TrainPayload(method=method, lora=lora, learning_rate=1, **sizes, **fields)
-
-
-def chosen(
-    of: TrainPayload, at_hand: int, *, stage: Any = 0, fused: bool = True, plain_head: bool = True
-) -> Choice:
-    return choose_modes(
-        shape(),
-        of,
-        Strategy(zero_stage=stage, processes=2),
-        tokens=100,
-        at_hand=at_hand,
-        trained=1000,
-        accumulates=True,
-        fused=fused,
-        plain_head=plain_head,
+def setup(
+    method: Method = Method.LORA,
+    *,
+    config: dict[str, Any] | None = None,
+    states: Any = "fp32",
+    accumulation: int = 1,
+    **strategy: Any,
+) -> Setup:
+    how = Strategy(**strategy)
+    payload = TrainPayload(
+        method=method,
+        lora=LoRASettings() if method.is_adapter else None,
+        learning_rate=1,
+        optimizer_states=states,
+        sequence_length=TOKENS,
+        global_batch_tokens=TOKENS * accumulation * how.processes,
     )
+    return Setup(read_base_model(FIELDS | (config or {})), payload, how)
 
 
-@pytest.mark.parametrize("at_hand", [0, 200_000, 400_000, 10**6])
-@pytest.mark.parametrize("fused", [True, False])
+def expected(of: Setup, budget: int, rows: int = TOKENS) -> Choice:
+    shape = of.model.shape
+    most = of.payload.method is not Method.QLORA
+    return choose(layer_memory(shape), shape.layers, rows, budget, most=most)
+
+
+@pytest.mark.parametrize("at_hand", [10**6, 10**7, 4 * 10**7, 10**9])
 @pytest.mark.parametrize("method", list(Method))
 def test_layers_may_keep_what_is_at_hand_less_what_will_be_taken(
-    method: Method, fused: bool, at_hand: int
+    method: Method, at_hand: int
 ) -> None:
-    # Moments and standing gradients of what is trained; hidden states, their gradients and logits;
-    # the head's own gradient in 32 bits and in 16.
-    budget = at_hand - 12_000 - 2 * (2 * 100 * 64 + 100 * 96)
+    of = setup(method, accumulation=2)
+    # Moments and standing gradients; the matrices that adapters are multiplied in; hidden states
+    # and their gradients, logits, and the head's own gradient in 32 bits and in 16.
+    budget = at_hand - 12 * of.trained - total(placed_adapters(of, 0))
+    budget -= 2 * (2 * TOKENS * 64 + TOKENS * 96)
     budget -= 6 * 96 * 64 if method is Method.FULL else 0
-    rows = 100 if fused else 200
-    most = method is not Method.QLORA
-    expected = choose(layer_memory(shape()), 3, rows, budget, most=most)
-    assert chosen(payload(method), at_hand, fused=fused) == expected
+    assert choose_modes(of, at_hand) == expected(of, budget)
 
 
-def test_capped_logits_are_taken_in_32_bits_too() -> None:
-    budget = 10**6 - 12_000 - (2 * 2 * 100 * 64 + 10 * 100 * 96)
-    expected = choose(layer_memory(shape()), 3, 100, budget, most=True)
-    assert chosen(payload(), 10**6, plain_head=False) == expected
+@pytest.mark.parametrize("at_hand", [10**6, 10**7])
+def test_other_layers_keep_twice_as_much_and_capped_logits_are_taken_in_32_bits(
+    at_hand: int,
+) -> None:
+    of = setup(config=GEMMA)
+    budget = at_hand - 8 * of.trained - total(placed_adapters(of, 0))
+    budget -= 2 * 2 * TOKENS * 64 + 10 * TOKENS * 96
+    assert choose_modes(of, at_hand) == expected(of, budget, 2 * TOKENS)
 
 
-def test_zero_3_leaves_room_for_what_it_gathers() -> None:
-    at_hand = 10**9
-    budget = at_hand - bytes_gathered(shape()) - (2 * 2 * 100 * 64 + 10 * 100 * 96)
-    expected = choose(layer_memory(shape()), 3, 100, budget, most=True)
-    assert chosen(payload(), at_hand, stage=3, plain_head=False) == expected
-    # The embedding and the head, each at most what is kept; everything; 100 million ahead.
-    assert bytes_gathered(shape()) > 2 * (96 * 64 + shape().parameters + 100_000_000)
+@pytest.mark.parametrize("beyond", [0, 10**6, 10**7])
+def test_zero_3_leaves_room_for_what_it_gathers(beyond: int) -> None:
+    of = setup(zero_stage=3, processes=2)
+    gathered = bytes_gathered(of)
+    assert gathered > 2 * (96 * 64 + of.model.parameters.total + 100_000_000)
+    budget = beyond - total(placed_adapters(of, 0)) - (2 * 2 * TOKENS * 64 + 10 * TOKENS * 96)
+    assert choose_modes(of, gathered + beyond) == expected(of, budget)
 
 
 def test_layers_with_experts_are_computed_again() -> None:
-    choice = choose_modes(
-        shape(**EXPERTS),
-        payload(),
-        Strategy(),
-        tokens=1,
-        at_hand=10**12,
-        trained=1,
-        accumulates=False,
-        fused=False,
-        plain_head=True,
-    )
-    assert choice == Choice([Recompute.LAYERS] * 3, 0)
+    assert choose_modes(setup(config=MIXTRAL), 10**12) == Choice([Recompute.LAYERS] * 3, 0)
 
 
 @pytest.mark.parametrize(
-    ("states", "stage", "accumulates", "each"),
+    ("states", "stage", "accumulation", "each"),
     [
-        ("fp32", 0, False, 8),
-        ("fp32", 0, True, 12),
-        ("int8", 0, False, 4.125),
-        ("int8", 0, True, 8.125),
-        ("fp32", 1, False, 4),  # of two processes
-        ("fp32", 1, True, 8),
-        ("fp32", 2, True, 6),
-        ("int8", 2, False, 1.0625),
-        ("fp32", 3, True, 0),
+        ("fp32", 0, 1, 8),
+        ("fp32", 0, 2, 12),
+        ("int8", 0, 1, 4.125),
+        ("int8", 0, 2, 8.125),
+        ("fp32", 1, 1, 4),  # of two processes
+        ("fp32", 1, 2, 8),
+        ("fp32", 2, 2, 6),
+        ("int8", 2, 1, 1.0625),
+        ("fp32", 3, 2, 0),
     ],
 )
 def test_moments_and_standing_gradients_are_still_to_come(
-    states: str, stage: Any, accumulates: bool, each: float
+    states: str, stage: int, accumulation: int, each: float
 ) -> None:
-    of = payload(Method.FULL, optimizer_states=states)
-    strategy = Strategy(zero_stage=stage, processes=2)
-    assert bytes_to_come(of, strategy, 16_000, accumulates=accumulates) == 16_000 * each
+    of = setup(
+        Method.FULL,
+        states=states,
+        accumulation=accumulation,
+        zero_stage=stage,
+        processes=2 if stage else 1,
+    )
+    assert bytes_to_come(of) == pytest.approx(of.trained * each, abs=4)
+
+
+def test_offloaded_states_are_not_to_come() -> None:
+    of = setup(Method.FULL, zero_stage=2, processes=2, offload="optimizer", accumulation=2)
+    assert bytes_to_come(of) == 0
 
 
 def test_there_are_no_more_logits_than_tokens_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recompute, "LOGITS_AT_ONCE", 5000)
-    assert bytes_of_head(shape(), 2, trained=False) == 2 * (2 * 2 * 64 + 2 * 96)
-    assert bytes_of_head(shape(), 100, trained=False) == 2 * (2 * 100 * 64 + 5000)
+    hidden = 2 * 2 * TOKENS * 64
+    assert bytes_of_head(setup()) == hidden + 2 * 5000
+    monkeypatch.setattr(recompute, "LOGITS_AT_ONCE", 10**6)
+    assert bytes_of_head(setup()) == hidden + 2 * TOKENS * 96

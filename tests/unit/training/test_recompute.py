@@ -22,8 +22,11 @@ from latticeforge_trainer.contract import (
     TrainRuntime,
 )
 from latticeforge_trainer.estimate.activations import Choice
-from latticeforge_trainer.estimate.shapes import model_shape
-from latticeforge_trainer.models.fused import fuse
+from latticeforge_trainer.estimate.base_model import read_base_model
+from latticeforge_trainer.estimate.linears import is_fused
+from latticeforge_trainer.estimate.shapes import FAMILIES
+from latticeforge_trainer.estimate.training import Setup
+from latticeforge_trainer.models.fused import decoder_layers, fuse, is_fusible
 from latticeforge_trainer.training import recompute
 from latticeforge_trainer.training.recompute import choose_recompute, unpack_spare
 
@@ -37,7 +40,6 @@ FIELDS = {
     "head_dim": 16,
 }
 GIB = 2**30
-TRAINED = 1000
 
 
 def model(kind: str = "Qwen2", **fields: Any) -> Any:
@@ -69,28 +71,26 @@ class Loss:
 
     def __init__(self, device: str, causal: Any) -> None:
         self.model = self.causal = causal
-        self.has_plain_head = type(causal).__name__ != "Gemma2ForCausalLM"
         self._device = torch.device(device)
 
     def parameters(self) -> Iterator[Any]:
-        for trained in (False, True):
-            yield SimpleNamespace(device=self._device, requires_grad=trained, numel=lambda: TRAINED)
+        yield SimpleNamespace(device=self._device)
 
 
-def chosen(config: TrainConfig, device: str, causal: Any, tokens: int) -> Choice:
+def chosen(config: TrainConfig, device: str, causal: Any) -> Choice:
     loss: Any = Loss(device, causal)
-    return choose_recompute(config, loss, tokens, accumulates=True)
+    return choose_recompute(config, loss)
 
 
 @pytest.mark.parametrize("asked", [mode for mode in Recompute if mode is not Recompute.AUTO])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_mode_that_is_named_is_taken_for_all_layers(asked: Recompute, device: str) -> None:
-    choice = chosen(step(asked=asked), device, model(), 10**9)
+    choice = chosen(step(asked=asked), device, model())
     assert choice == Choice([asked] * 3, 0)
 
 
 def test_on_a_cpu_only_what_costs_nothing_is_computed_again() -> None:
-    choice = chosen(step(), "cpu", model(), 10**9)
+    choice = chosen(step(), "cpu", model())
     assert choice == Choice([Recompute.ELEMENTWISE] * 3, 0)
 
 
@@ -104,36 +104,35 @@ def test_what_is_not_known_is_computed_again(
 ) -> None:
     caplog.set_level("INFO")
     kind, fields = of
-    choice = chosen(step(), "cuda", model(kind, **fields), 1)
+    choice = chosen(step(), "cuda", model(kind, **fields))
     assert choice == Choice([Recompute.LAYERS] * 3, 0)
     assert f"{kind.lower()}: what its layers keep is not known" in caplog.text
 
 
-@pytest.mark.parametrize(("kind", "fused"), [("Qwen2", True), ("Gemma2", False)])
-def test_the_choice_is_made_by_what_is_at_hand_and_trained(
-    kind: str, fused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of, config = model(kind), step()
+def test_the_choice_is_made_by_what_is_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, config = model(), step()
     asked: list[Any] = []
 
-    def choose_modes(*arguments: Any, **more: Any) -> Choice:
-        asked.extend([*arguments, more])
+    def choose_modes(*arguments: Any) -> Choice:
+        asked.extend(arguments)
         return Choice([Recompute.LAYERS] * 3, 5)
 
     monkeypatch.setattr(recompute, "bytes_at_hand", lambda _: 10 * GIB)
     monkeypatch.setattr(recompute, "choose_modes", choose_modes)
 
-    assert chosen(config, "cuda", of, 100) == Choice([Recompute.LAYERS] * 3, 5)
-    state = {
-        "tokens": 100,
-        "at_hand": 10 * GIB,
-        "trained": TRAINED,
-        "accumulates": True,
-        "fused": fused,
-        "plain_head": fused,
-    }
-    shape = model_shape(of.config.to_dict())
-    assert asked == [shape, config.payload, config.runtime.strategy, state]
+    assert chosen(config, "cuda", of) == Choice([Recompute.LAYERS] * 3, 5)
+    known = read_base_model(of.config.to_dict())
+    assert asked == [Setup(known, config.payload, config.runtime.strategy), 10 * GIB]
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_plans_know_which_layers_run_as_ours(kind: str) -> None:
+    config = transformers.AutoConfig.for_model(kind, **FIELDS, pad_token_id=0)
+    make: Any = AutoModelForCausalLM  # untyped
+    with torch.device("meta"):
+        built = make.from_config(config)
+    ours = all(map(is_fusible, decoder_layers(built)))
+    assert is_fused(read_base_model(config.to_dict())) == ours
 
 
 def test_what_is_free_or_cached_is_at_hand_less_a_share_of_all(

@@ -8,7 +8,13 @@ from typing import Any
 
 from latticeforge_trainer.contract import Method
 from latticeforge_trainer.estimate.errors import EstimateError
-from latticeforge_trainer.estimate.shapes import FAMILIES, ModelShape, missing_sizes, model_shape
+from latticeforge_trainer.estimate.shapes import (
+    FAMILIES,
+    SIZES,
+    ModelShape,
+    missing_sizes,
+    model_shape,
+)
 
 NF4 = "nf4"
 
@@ -77,16 +83,8 @@ def read_base_model(config: Mapping[str, Any]) -> BaseModel:
     Raises:
         EstimateError: The architecture is not known, or a size is missing.
     """
-    shape = model_shape(config)
     text = config.get("text_config", config)
-    kind = str(text.get("model_type"))
-    if shape is None:
-        missing = missing_sizes(text)
-        raise EstimateError(
-            f"config.json of a {kind} model lacks {', '.join(missing)}: complete it"
-            if missing
-            else f"model type {kind} is not known to the planner, only {', '.join(FAMILIES)}"
-        )
+    shape = _shape_of(config, text)
     quantization = quantization_of(config)
     plain = _DTYPE_BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 2)
     linear = plain if quantization is None else _bytes_per_weight(config, quantization)
@@ -94,7 +92,7 @@ def read_base_model(config: Mapping[str, Any]) -> BaseModel:
     linears = parameters.attention + parameters.mlp
     return BaseModel(
         shape=shape,
-        architecture=kind,
+        architecture=str(text["model_type"]),
         activation=str(text.get("hidden_act") or text.get("hidden_activation") or "silu"),
         capped_logits=bool(text.get("final_logit_softcapping")),
         quantization=quantization,
@@ -102,6 +100,27 @@ def read_base_model(config: Mapping[str, Any]) -> BaseModel:
         stored_bytes=int(linear * linears) + plain * (parameters.total - linears),
         parameters=parameters,
     )
+
+
+def _shape_of(config: Mapping[str, Any], text: Mapping[str, Any]) -> ModelShape:
+    for name in SIZES:
+        size = text.get(name)
+        if size is not None and not (isinstance(size, int) and size > 0):
+            raise EstimateError(f"config.json: {name} is {size!r}, not a positive whole number")
+    shape = model_shape(config)
+    if shape is None:
+        raise EstimateError(_why_unknown(text))
+    return shape
+
+
+def _why_unknown(text: Mapping[str, Any]) -> str:
+    kind = text.get("model_type")
+    if kind is None:
+        return "config.json names no model_type, so it describes no model that can be planned for"
+    if kind not in FAMILIES:
+        return f"model type {kind} is not known to the planner, which knows {', '.join(FAMILIES)}"
+    missing = ", ".join(missing_sizes(text))
+    return f"config.json of a {kind} model lacks {missing}: give the whole file"
 
 
 def count(shape: ModelShape) -> Parameters:

@@ -21,11 +21,11 @@ from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET
 from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, Constants
 from latticeforge_trainer.estimate.linears import expert_parameters, groups_of, is_fused
 from latticeforge_trainer.estimate.recompute import (
-    UNFUSED,
     bytes_gathered,
     bytes_of_head,
     choose_modes,
     margin,
+    rows_kept,
 )
 from latticeforge_trainer.estimate.states import (
     gradient_width,
@@ -106,24 +106,13 @@ def choice_of(run: Run, free: int) -> Choice:
     """What the trainer will choose to compute again, with so many bytes free."""
     if run.asked is not Recompute.AUTO:
         return Choice([run.asked] * run.model.shape.layers, 0)
-    return choose_modes(
-        run.model.shape,
-        run.payload,
-        run.strategy,
-        tokens=run.tokens,
-        at_hand=free - margin(run.chip.memory_bytes),
-        trained=run.trained,
-        accumulates=run.accumulates,
-        fused=is_fused(run.model),
-        plain_head=run.has_plain_head,
-    )
+    return choose_modes(run, free - margin(run.chip.memory_bytes))
 
 
 def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     """What is there beside weights and states, when it can be the most."""
     memory = layer_memory(run.model.shape, run.width)
-    factor = 1 if is_fused(run.model) else UNFUSED
-    of_mode = {mode: _kept(memory, mode) * run.tokens * factor for mode in set(modes)}
+    of_mode = {mode: _kept(memory, mode) * rows_kept(run) for mode in set(modes)}
     kept = [of_mode[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
@@ -137,15 +126,16 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
 
 def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:
     shape, width = run.model.shape, run.width
-    head = bytes_of_head(
-        shape, run.tokens, trained=run.is_full, plain=run.has_plain_head, width=width
-    )
     last = width * run.tokens * shape.hidden
-    gathered = bytes_gathered(shape, width) if run.strategy.zero_stage == 3 else 0
+    gathered = bytes_gathered(run) if run.strategy.zero_stage == 3 else 0
     return (
         _activations(run, modes, kept),
         Term("gradients", waiting_gradients(run), "of the micro-batches before"),
-        Term("head and loss", head + last, "logits of a piece, hidden states, their gradients"),
+        Term(
+            "head and loss",
+            bytes_of_head(run) + last,
+            "logits of a piece, hidden states, their gradients",
+        ),
         Term("gathered weights", gathered, "the head, layers soon used again, the next ones"),
     )
 
@@ -193,8 +183,7 @@ def _kept(memory: LayerMemory, mode: Recompute) -> int:
 def _again(run: Run, mode: Recompute, memory: LayerMemory) -> int:
     if mode not in {Recompute.LAYERS, Recompute.OFFLOAD}:
         return 0
-    factor = 1 if is_fused(run.model) else UNFUSED
-    return (memory.elementwise - _kept(memory, mode)) * run.tokens * factor
+    return (memory.elementwise - _kept(memory, mode)) * rows_kept(run)
 
 
 def _passing(run: Run) -> int:
@@ -206,7 +195,7 @@ def _passing(run: Run) -> int:
     shape, width = run.model.shape, run.width
     inner, hidden = shape.intermediate, shape.hidden
     if not is_fused(run.model):
-        return UNFUSED * layer_memory(shape, width).passing * run.tokens
+        return layer_memory(shape, width).passing * rows_kept(run)
     groups = [group for _, group in groups_of(run.model)]
     room = sum(columns(run, group) for group in groups) if is_concatenated(run) else 0
     gated = run.tokens * width * (4 * inner + hidden + room)

@@ -57,6 +57,17 @@ _ALWAYS = (
 )
 _ROUTED = "num_experts_per_tok"
 
+SIZES = (
+    *_ALWAYS,
+    _ROUTED,
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "num_local_experts",
+    "moe_intermediate_size",
+)
+"""Config fields that are positive whole numbers, where they are given."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -149,7 +160,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
 
 def missing_sizes(text: Mapping[str, Any]) -> list[str]:
     """Fields that a config of a known architecture leaves to the library that reads it."""
-    family = FAMILIES.get(text.get("model_type"))
+    family = FAMILIES.get(str(text.get("model_type")))
     if family is None:
         return []
     needed = [*_ALWAYS, *((family.expert_width, _ROUTED) if family.experts else ())]

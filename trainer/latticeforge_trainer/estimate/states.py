@@ -12,15 +12,15 @@ ZeRO 0 is `training.plain`; 1 to 3 are DeepSpeed's, as its source has them with 
 
 from __future__ import annotations
 
-from latticeforge_trainer.contract import Offload, Strategy, TrainPayload
+from latticeforge_trainer.contract import Offload, TrainPayload
 from latticeforge_trainer.estimate.buckets import (
     PLAIN_REDUCE_BUCKET,
     REDUCE_BUCKET,
     SUB_GROUP,
     UPDATE_BUCKET,
 )
-from latticeforge_trainer.estimate.terms import Term, present
-from latticeforge_trainer.estimate.training import Run
+from latticeforge_trainer.estimate.terms import Term, present, total
+from latticeforge_trainer.estimate.training import Setup
 
 
 def moment_bytes(payload: TrainPayload, *, masters: bool) -> float:
@@ -37,102 +37,94 @@ def moment_bytes(payload: TrainPayload, *, masters: bool) -> float:
     return 2.125 + (0 if masters else 2)
 
 
-def bytes_to_come(
-    payload: TrainPayload, strategy: Strategy, trained: int, *, accumulates: bool
-) -> int:
+def bytes_to_come(setup: Setup) -> int:
     """What the first step adds for moments, and for gradients that are there in forward.
 
     With one micro-batch a step, a layer's gradients come as what it kept goes.
     """
-    gradients = 4 * trained if accumulates else 0
-    if strategy.zero_stage == 0:
-        return int(trained * moment_bytes(payload, masters=False)) + gradients
-    if strategy.zero_stage == 3 or strategy.offload is not Offload.NONE:
-        return gradients if strategy.zero_stage == 1 else 0
-    processes = strategy.processes * strategy.nodes
-    moments = int(trained / processes * moment_bytes(payload, masters=True))
-    return moments + (gradients if strategy.zero_stage == 1 else gradients // processes)
+    return total(later_states(setup)) + waiting_gradients(setup)
 
 
-def standing_states(run: Run) -> tuple[Term, ...]:
+def standing_states(setup: Setup) -> tuple[Term, ...]:
     """What is there before the first step, beside the base's weights."""
-    trained, stage = run.trained, run.strategy.zero_stage
+    trained, stage = setup.trained, setup.strategy.zero_stage
     if stage == 0:
-        held = 0 if run.is_full and run.payload.optimizer_states == "int8" else 4
-        name = "32-bit weights" if run.is_full else "adapters"
+        held = 0 if setup.is_full and setup.payload.optimizer_states == "int8" else 4
+        name = "32-bit weights" if setup.is_full else "adapters"
         return present(Term(name, held * trained, f"{trained:,} x {held} B"))
-    own, offloads = _own(run), run.strategy.offload is not Offload.NONE
+    width = 0 if setup.is_full else setup.width  # of the adapters that are computed with
+    own, offloads = _own(setup), setup.strategy.offload is not Offload.NONE
     return present(
-        Term("adapters", 0 if run.is_full else run.width * trained, f"{trained:,} x {run.width} B"),
+        Term("adapters", width * trained, f"{trained:,} x {width} B"),
         Term("32-bit weights", 0 if offloads else 4 * own, f"{own:,} x 4 B"),
-        Term("moments", _sharded_moments(run) if stage == 3 else 0, f"of {own:,}"),
+        Term("moments", _sharded_moments(setup) if stage == 3 else 0, f"of {own:,}"),
         Term("gradients", 4 * own if stage == 3 and not offloads else 0, f"{own:,} x 4 B"),
         Term("reduction bucket", 2 * REDUCE_BUCKET if stage == 3 else 0, "of 16-bit gradients"),
     )
 
 
-def later_states(run: Run) -> tuple[Term, ...]:
+def later_states(setup: Setup) -> tuple[Term, ...]:
     """What the first step makes, and keeps."""
-    if run.strategy.zero_stage == 3:
+    if setup.strategy.zero_stage == 3:
         return ()
-    if run.strategy.zero_stage:
-        return present(Term("moments", _sharded_moments(run), f"of {_own(run):,}"))
-    each = moment_bytes(run.payload, masters=not run.is_full)
-    return present(Term("moments", int(run.trained * each), f"{run.trained:,} x {each:.4g} B"))
+    if setup.strategy.zero_stage:
+        return present(Term("moments", _sharded_moments(setup), f"of {_own(setup):,}"))
+    each = moment_bytes(setup.payload, masters=not setup.is_full)
+    return present(Term("moments", int(setup.trained * each), f"{setup.trained:,} x {each:.4g} B"))
 
 
-def waiting_gradients(run: Run) -> int:
+def waiting_gradients(setup: Setup) -> int:
     """Gradients of the micro-batches before, while the next one runs forward."""
-    if not run.accumulates or run.strategy.zero_stage == 3:
+    if not setup.accumulates or setup.strategy.zero_stage == 3:
         return 0
-    whole = run.strategy.zero_stage < 2
-    if run.strategy.zero_stage and run.strategy.offload is not Offload.NONE and not whole:
+    whole = setup.strategy.zero_stage < 2
+    if setup.strategy.zero_stage and setup.strategy.offload is not Offload.NONE and not whole:
         return 0
-    return 4 * (run.trained if whole else _own(run))
+    return 4 * (setup.trained if whole else _own(setup))
 
 
-def gradient_width(run: Run) -> float:
+def gradient_width(setup: Setup) -> float:
     """Bytes of gradients that backward leaves for each parameter it has passed."""
-    stage = run.strategy.zero_stage
+    stage = setup.strategy.zero_stage
     if stage == 0:
-        wide = not run.is_full or run.world > 1
-        return 4 if wide else run.width
+        wide = not setup.is_full or setup.world > 1
+        return 4 if wide else setup.width
     if stage == 1:
         return 4
-    return run.width / run.world if stage == 2 else 0
+    return setup.width / setup.world if stage == 2 else 0
 
 
-def reduction_buffers(run: Run) -> int:
+def reduction_buffers(setup: Setup) -> int:
     """What DeepSpeed gathers gradients in while backward runs."""
-    stage, count = run.strategy.zero_stage, min(run.trained, REDUCE_BUCKET)
+    stage, count = setup.strategy.zero_stage, min(setup.trained, REDUCE_BUCKET)
     if stage in {0, 3}:
         return 0
-    return run.width * count * (2 if stage == 2 else 1)
+    return setup.width * count * (2 if stage == 2 else 1)
 
 
-def update_buffers(run: Run, largest: int) -> int:
+def update_buffers(setup: Setup, largest: int) -> int:
     """What the update needs beside all gradients.
 
     Args:
-        run: The run.
+        setup: What is trained, and how.
         largest: Parameters of the largest tensor that is trained.
     """
-    stage = run.strategy.zero_stage
+    stage = setup.strategy.zero_stage
     if stage == 3:
-        return 4 * min(SUB_GROUP, _own(run))
+        return 4 * min(SUB_GROUP, _own(setup))
     if stage:
-        return 0 if run.strategy.offload is not Offload.NONE else 4 * _own(run)
-    summed = 4 * max(min(run.trained, PLAIN_REDUCE_BUCKET), largest) if run.world > 1 else 0
-    if run.payload.optimizer_states == "int8" or gradient_width(run) == 4 or run.accumulates:
+        return 0 if setup.strategy.offload is not Offload.NONE else 4 * _own(setup)
+    summed = 4 * max(min(setup.trained, PLAIN_REDUCE_BUCKET), largest) if setup.world > 1 else 0
+    if setup.payload.optimizer_states == "int8" or gradient_width(setup) == 4 or setup.accumulates:
         return summed
-    return 2 * max(min(run.trained, UPDATE_BUCKET), largest)
+    return 2 * max(min(setup.trained, UPDATE_BUCKET), largest)
 
 
-def _own(run: Run) -> int:
-    return -(-run.trained // run.world)
+def _own(setup: Setup) -> int:
+    return -(-setup.trained // setup.world)
 
 
-def _sharded_moments(run: Run) -> int:
-    if run.strategy.offload is not Offload.NONE:
+def _sharded_moments(setup: Setup) -> int:
+    if setup.strategy.offload is not Offload.NONE:
         return 0
-    return int(_own(run) * moment_bytes(run.payload, masters=True))
+    return int(_own(setup) * moment_bytes(setup.payload, masters=True))

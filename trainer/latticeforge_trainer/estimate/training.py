@@ -1,4 +1,4 @@
-"""A training run as the estimate sees it: which model, how, on what."""
+"""A training run as the estimate sees it: which model, how, on what; the trainer sees the same."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from latticeforge_trainer.estimate.linears import adapter_parameters
 
 
 @dataclass(frozen=True)
-class Run:
-    """One stage's training."""
+class Setup:
+    """One stage's training, on any chip."""
 
     model: BaseModel
     payload: TrainPayload
     strategy: Strategy
-    chip: Chip
 
     @property
     def world(self) -> int:
@@ -68,6 +67,13 @@ class Run:
     def asked(self) -> Recompute:
         """The mode of recomputation that the strategy names."""
         return self.strategy.recompute
+
+
+@dataclass(frozen=True)
+class Run(Setup):
+    """One stage's training on a chip."""
+
+    chip: Chip
 
 
 def conflict(payload: TrainPayload, zero_stage: int) -> str | None:

@@ -148,8 +148,7 @@ def make_engine(
         from latticeforge_trainer.training.sharded import ShardedEngine  # noqa: PLC0415  (DeepSpeed)
 
         engine = ShardedEngine(loss, payload, ds_config, device)
-    tokens = plan.micro_batch * payload.sequence_length
-    choice = choose_recompute(config, loss, tokens, accumulates=plan.accumulation > 1)
+    choice = choose_recompute(config, loss)
     unpack_spare(fuse(loss.model, choice.modes), choice.spare, loss.causal.dtype)
     check_packing(loss, device, loss.causal.config.get_text_config().vocab_size)
     return engine

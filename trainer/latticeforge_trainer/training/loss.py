@@ -61,7 +61,7 @@ class TargetLoss(nn.Module):
             .index_select(0, batch.sources)  # [targets, hidden]
         )
         head = self.causal.get_output_embeddings()
-        if self.has_plain_head:
+        if is_plain(head) and not self._softcap:
             node: Any = LinearCrossEntropy.apply  # untyped in torch
             loss: torch.Tensor = node(hidden, head.weight, batch.targets)
             return loss
@@ -86,11 +86,6 @@ class TargetLoss(nn.Module):
         apply: Any = SummedCrossEntropy.apply  # untyped in torch
         loss: torch.Tensor = apply(logits, targets)
         return loss
-
-    @property
-    def has_plain_head(self) -> bool:
-        """Whether the head is one whole matrix, and the logits are what it puts out."""
-        return is_plain(self.causal.get_output_embeddings()) and not self._softcap
 
     @property
     def _softcap(self) -> float | None:

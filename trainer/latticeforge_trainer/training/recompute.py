@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
 
 import torch
 
 from latticeforge_trainer.contract import Recompute, TrainConfig
 from latticeforge_trainer.estimate.activations import Choice
+from latticeforge_trainer.estimate.base_model import read_base_model
 from latticeforge_trainer.estimate.recompute import choose_modes, margin
 from latticeforge_trainer.estimate.shapes import model_shape
+from latticeforge_trainer.estimate.training import Setup
 from latticeforge_trainer.models.blocks import Block
-from latticeforge_trainer.models.fused import decoder_layers, is_fusible
+from latticeforge_trainer.models.fused import decoder_layers
 from latticeforge_trainer.models.linears import Nf4Group
 from latticeforge_trainer.training.loss import TargetLoss
 
 log = logging.getLogger(__name__)
 
 
-def choose_recompute(
-    config: TrainConfig, loss: TargetLoss, tokens: int, *, accumulates: bool
-) -> Choice:
+def choose_recompute(config: TrainConfig, loss: TargetLoss) -> Choice:
     """What each decoder layer computes again.
 
     Args:
         config: The step; a mode that it names is taken for all layers.
         loss: The loss module, its optimizer made, nothing trained yet.
-        tokens: Of a micro-batch.
-        accumulates: Whether a step has several micro-batches, so that gradients of those before
-            stand beside what a forward keeps.
     """
     layers = decoder_layers(loss.model)
     asked = config.runtime.strategy.recompute
@@ -46,17 +42,9 @@ def choose_recompute(
             "%s: what its layers keep is not known, so each is computed again", text.model_type
         )
         return Choice([Recompute.LAYERS] * len(layers), 0)
-    choice = choose_modes(
-        shape,
-        config.payload,
-        config.runtime.strategy,
-        tokens=tokens,
-        at_hand=bytes_at_hand(device),
-        trained=sum(_size(p) for p in loss.parameters() if p.requires_grad),
-        accumulates=accumulates,
-        fused=all(map(is_fusible, layers)),
-        plain_head=loss.has_plain_head,
-    )
+    model = read_base_model(text.to_dict())
+    setup = Setup(model, config.payload, config.runtime.strategy)
+    choice = choose_modes(setup, bytes_at_hand(device))
     counts = Counter(mode.value for mode in choice.modes)
     said = ", ".join(f"{mode} in {count}" for mode, count in counts.items())
     log.info("computed again in backward: %s of %d layers", said, len(layers))
@@ -78,9 +66,3 @@ def bytes_at_hand(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free + cached - margin(total)
-
-
-def _size(parameter: Any) -> int:
-    """Numbers of a parameter, also while ZeRO-3 holds it in partitions."""
-    size: int = getattr(parameter, "ds_numel", parameter.numel())
-    return size

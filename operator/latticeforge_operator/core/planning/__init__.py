@@ -18,6 +18,7 @@ from latticeforge_operator.core.planning.placement import (
 )
 from latticeforge_operator.core.planning.plan import (
     Alternative,
+    Misfit,
     Option,
     Plan,
     Spread,
@@ -32,6 +33,7 @@ __all__ = [
     "Alternative",
     "History",
     "Measured",
+    "Misfit",
     "Option",
     "Placement",
     "Plan",

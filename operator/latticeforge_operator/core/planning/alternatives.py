@@ -13,7 +13,7 @@ from itertools import islice
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec, Stage
 from latticeforge_operator.api.base import parse_quantity
-from latticeforge_operator.api.training import LoRA
+from latticeforge_operator.api.training import LoRA, Storage
 from latticeforge_operator.core.planning.options import Request, option_of
 from latticeforge_operator.core.planning.placement import WITHOUT_FP8
 from latticeforge_operator.core.planning.plan import Alternative, Option
@@ -92,17 +92,20 @@ def _is_faster(other: Option, option: Option) -> bool:
 
 
 def _planned(edit: _Edit) -> Alternative:
-    return Alternative(edit.change, option_of(edit.request, edit.pool, edit.gpus), edit.lossy)
+    """What comes of an edit, on a volume as large as it then needs."""
+    option = option_of(edit.request, edit.pool, edit.gpus)
+    storage, needed = edit.request.spec.storage, total(option.disk)
+    if storage.size is None or needed <= parse_quantity(storage.size):
+        return Alternative(edit.change, option, edit.lossy)
+    size = rounded_up(needed)
+    spec = edit.request.spec.model_copy(update={"storage": Storage(size=size)})
+    option = option_of(replace(edit.request, spec=spec), edit.pool, edit.gpus)
+    changes = ", ".join(filter(None, [edit.change, f"storage.size: {size}"]))
+    return Alternative(changes, option, edit.lossy)
 
 
 def _more_storage(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
-    storage = request.spec.storage
-    needed = total(option_of(request, pool, gpus).disk)
-    if storage.size is None or needed <= parse_quantity(storage.size):
-        return
-    size = rounded_up(needed)
-    spec = request.spec.model_copy(update={"storage": storage.model_copy(update={"size": size})})
-    yield _Edit(f"storage.size: {size}", replace(request, spec=spec), pool, gpus)
+    yield _Edit("", request, pool, gpus)  # a volume that is large enough is all
 
 
 def _more_gpus(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
@@ -119,7 +122,7 @@ def _more_gpus(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
 
 def _more_host(request: Request, pool: GPUPool, gpus: int) -> Iterator[_Edit]:
     plenty = option_of(request, _with_host(pool, PLENTY), gpus)
-    if plenty.refusal is not None:
+    if len(plenty.stages) < len(request.spec.stages):
         return
     share = pool.spec.gpus_per_node / plenty.stages[0].strategy.processes
     needed = max(total(stage.host) for stage in plenty.stages) * share

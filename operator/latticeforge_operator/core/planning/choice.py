@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from latticeforge_operator.api import StackedTrainingSpec
+from latticeforge_operator.core.planning import words
 from latticeforge_operator.core.planning.plan import Option
 
 NEARLY = Decimal("1.05")
@@ -29,6 +30,19 @@ def choose(spec: StackedTrainingSpec, options: Sequence[Option]) -> Option | Non
         return min(paid, key=_by_time)
     least = min(option.cost.expected for option in paid)
     return min((o for o in paid if o.cost.expected <= NEARLY * least), key=_by_time)
+
+
+def closest(spec: StackedTrainingSpec, options: Sequence[Option]) -> Option:
+    """The option that is worth explaining where all are refused.
+
+    Of those that train, the cheapest if even that is too dear, else the fastest; where none trains,
+    the one on the most GPUs.
+    """
+    trained = [option for option in options if option.works]
+    if not trained:
+        return max(options, key=lambda o: (len(o.stages), o.gpus))
+    cheapest = min(trained, key=_by_cost)
+    return cheapest if words.too_dear(spec, cheapest) else min(trained, key=_by_time)
 
 
 def is_within_budget(spec: StackedTrainingSpec, option: Option) -> bool:

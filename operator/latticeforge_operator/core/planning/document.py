@@ -8,7 +8,8 @@ from typing import Any
 
 from latticeforge_operator.api.status import PlanStatus, SpreadStatus, StagePlanStatus
 from latticeforge_operator.core.planning import words
-from latticeforge_operator.core.planning.plan import Option, Plan, Spread, StagePlan
+from latticeforge_operator.core.planning.plan import Misfit, Option, Plan, Spread, StagePlan
+from latticeforge_trainer.estimate.memory import Memory
 from latticeforge_trainer.estimate.terms import GIB, Term
 
 _SECONDS_PER_HOUR = 3600
@@ -78,6 +79,8 @@ def _option(option: Option) -> dict[str, Any]:
         "refusal": option.refusal,
         "stages": [_stage(stage, option) for stage in option.stages],
         **(predicted if option.works else {}),
+        **({"misfit": _misfit(option.misfit)} if option.misfit else {}),
+        "mergeHostMemory": _terms(option.merge_host),
         "disk": _terms(option.disk),
     }
 
@@ -85,17 +88,30 @@ def _option(option: Option) -> dict[str, Any]:
 def _stage(stage: StagePlan, option: Option) -> dict[str, Any]:
     return {
         **_stage_status(stage, option).to_json(),
-        "gpuMemory": {
-            "allocatedBytes": stage.memory.allocated,
-            "reservedBytes": stage.memory.reserved,
-            "capacityBytes": stage.memory.capacity,
-            "terms": _terms(stage.memory.terms),
-        },
+        "gpuMemory": _gpu_memory(stage.memory),
         "hostMemory": _terms(stage.host),
         "secondsPerStep": [
             {"name": term.name, "seconds": round(term.seconds, 4), "why": term.why}
             for term in stage.speed.terms
         ],
+    }
+
+
+def _misfit(misfit: Misfit) -> dict[str, Any]:
+    return {
+        "name": misfit.stage,
+        "strategy": misfit.strategy.to_json(),
+        "gpuMemory": _gpu_memory(misfit.memory),
+        "hostMemory": _terms(misfit.host),
+    }
+
+
+def _gpu_memory(memory: Memory) -> dict[str, Any]:
+    return {
+        "allocatedBytes": memory.allocated,
+        "reservedBytes": memory.reserved,
+        "capacityBytes": memory.capacity,
+        "terms": _terms(memory.terms),
     }
 
 

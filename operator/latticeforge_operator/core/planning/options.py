@@ -12,8 +12,8 @@ from latticeforge_operator.core.planning import words
 from latticeforge_operator.core.planning.history import History
 from latticeforge_operator.core.planning.placement import PlanError, pods_of, unserved
 from latticeforge_operator.core.planning.plan import Option, StageData, StagePlan
-from latticeforge_operator.core.planning.search import Site, Task, search
-from latticeforge_operator.core.planning.timing import Trip, training_only, works_of
+from latticeforge_operator.core.planning.search import Site, Task, least, search
+from latticeforge_operator.core.planning.timing import Context, training_only, works_of
 from latticeforge_operator.core.steps import Step, line
 from latticeforge_trainer.contract import StepKind, TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
@@ -74,6 +74,7 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
                 stages=tuple(stages),
                 refusal=f"{words.unfit(site, task)}: {why}",
                 reason=f"{task.stage} does not fit: {why}",
+                misfit=least(found),
             )
         stages.append(found)
     option = replace(option, stages=tuple(stages), disk=_disk(request, stages))
@@ -96,13 +97,13 @@ def site_of(request: Request, pool: GPUPool, gpus: int) -> Site:
 def _timed(request: Request, option: Option) -> Option:
     if any(stage.data.tokens is None for stage in option.stages):
         return replace(option, works=training_only(option.stages), per_million=True)
-    trip = Trip(
+    context = Context(
         request.model,
         {stage.stage: stage for stage in option.stages},
         spot=option.pool.spec.spot,
-        local="/" in request.spec.base.model[:2] or request.spec.base.model.startswith("file:"),
+        local=request.spec.base.model.startswith(("/", "./", "file:")),
     )
-    return replace(option, works=works_of(request.steps, trip))
+    return replace(option, works=works_of(request.steps, context))
 
 
 def _disk(request: Request, stages: Sequence[StagePlan]) -> tuple[Term, ...]:

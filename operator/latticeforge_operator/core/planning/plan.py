@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.core.planning.history import Factor
 from latticeforge_operator.core.planning.placement import Placement, PlanError, place
+from latticeforge_operator.core.steps import Step
 from latticeforge_trainer.contract import PrepareResult, StepKind, Strategy
-
-if TYPE_CHECKING:
-    from latticeforge_operator.core.steps import Step
-    from latticeforge_trainer.estimate.memory import Memory
-    from latticeforge_trainer.estimate.speed import Speed
-    from latticeforge_trainer.estimate.terms import Term
-    from latticeforge_trainer.estimate.training import Run
+from latticeforge_trainer.estimate.host import merge_host_memory
+from latticeforge_trainer.estimate.memory import Memory
+from latticeforge_trainer.estimate.speed import Speed
+from latticeforge_trainer.estimate.terms import Term
+from latticeforge_trainer.estimate.training import Run
 
 T = TypeVar("T")
 
@@ -101,6 +100,23 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """The least that one sharding needs, which is too much."""
+
+    stage: str
+    strategy: Strategy
+    memory: Memory
+    capacity: int
+    """What of a GPU's memory may be used."""
+    host: tuple[Term, ...]
+
+    @property
+    def fits_gpu(self) -> bool:
+        """Whether it is host memory alone that is missing."""
+        return self.memory.reserved <= self.capacity
+
+
+@dataclass(frozen=True)
 class Option:
     """One way to run the stack: a pool and a number of GPUs."""
 
@@ -117,6 +133,8 @@ class Option:
     """Why it cannot be taken, in one sentence with numbers."""
     reason: str = ""
     """The same for a table that says of what it speaks."""
+    misfit: Misfit | None = None
+    """What came closest, of the stage that does not fit."""
     disk: tuple[Term, ...] = ()
     """What the storage volume has to hold."""
 
@@ -124,6 +142,12 @@ class Option:
     def predicted(self) -> bool:
         """Whether time and money are known."""
         return bool(self.works) and not self.per_million
+
+    @property
+    def merge_host(self) -> tuple[Term, ...]:
+        """Host memory of a merge step's pod, wherever that runs; empty where nothing is merged."""
+        merges = any(step.step.endswith(f"/{StepKind.MERGE}") for step in self.works)
+        return merge_host_memory(self.stages[0].run.model) if merges else ()
 
     @property
     def seconds(self) -> Spread[int]:

@@ -8,14 +8,14 @@ stay free than the trainer would leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from latticeforge_operator.api import GPUPool
 from latticeforge_operator.api.base import parse_quantity
 from latticeforge_operator.core.planning.history import Factor
-from latticeforge_operator.core.planning.plan import StageData, StagePlan
+from latticeforge_operator.core.planning.plan import Misfit, StageData, StagePlan
 from latticeforge_operator.core.planning.strategies import (
     NAMED,
     Sharding,
@@ -77,21 +77,6 @@ class Site:
         return int(memory.capacity * (1 - self.headroom))
 
 
-@dataclass(frozen=True)
-class Misfit:
-    """The least that one sharding needs, which is too much."""
-
-    strategy: Strategy
-    memory: Memory
-    capacity: int
-    host: tuple[Term, ...]
-
-    @property
-    def fits_gpu(self) -> bool:
-        """Whether it is host memory alone that is missing."""
-        return self.memory.reserved <= self.capacity
-
-
 def search(task: Task, site: Site) -> StagePlan | list[Misfit]:
     """The fastest strategy that fits, or why none does: the least need of each sharding."""
     plans: list[StagePlan] = []
@@ -105,6 +90,12 @@ def search(task: Task, site: Site) -> StagePlan | list[Misfit]:
         return misfits
     fastest = max(plan.speed.tokens_per_second for plan in plans)
     return next(plan for plan in plans if plan.speed.tokens_per_second >= ALIKE * fastest)
+
+
+def least(misfits: Sequence[Misfit]) -> Misfit:
+    """The one that needs the least of those that keep everything on the GPUs."""
+    resident = [misfit for misfit in misfits if misfit.strategy.offload is Offload.NONE]
+    return min(resident, key=lambda misfit: misfit.memory.reserved)
 
 
 def _growing(task: Task, site: Site, sharding: Sharding) -> Iterator[StagePlan | Misfit]:
@@ -145,7 +136,7 @@ def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
     host = host_memory(run, memory)
     capacity = site.capacity(memory)
     if memory.reserved > capacity or not _fits_host(site, run, memory, host):
-        return Misfit(strategy, memory, capacity, host)
+        return Misfit(task.stage, strategy, memory, capacity, host)
     return StagePlan(
         stage=task.stage,
         run=run,

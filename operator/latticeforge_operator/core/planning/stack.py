@@ -10,7 +10,7 @@ from latticeforge_operator.api.pool import Accelerator
 from latticeforge_operator.core.planning import words
 from latticeforge_operator.core.planning.alternatives import that_are_faster, that_fit
 from latticeforge_operator.core.planning.assumptions import assumptions, warnings
-from latticeforge_operator.core.planning.choice import choose
+from latticeforge_operator.core.planning.choice import choose, closest
 from latticeforge_operator.core.planning.history import History
 from latticeforge_operator.core.planning.options import Request, option_of
 from latticeforge_operator.core.planning.placement import PlanError, choose_pool, eligible, place
@@ -48,7 +48,7 @@ def plan_stack(
     request = Request(spec, model, data or {}, history or History(), headroom)
     plan = _plan(request, pools)
     if plan.chosen is None:
-        advice = next(that_fit(request, _closest(plan.options)), None)
+        advice = next(_that_help(request, plan, pools), None)
         raise PlanError(f"{plan.refusal}{_advised(advice)}")
     return plan
 
@@ -71,10 +71,7 @@ def survey(
     request = Request(spec, model, data or {}, history or History())
     plan = _plan(request, pools)
     if plan.chosen is None:
-        seen = {option.pool.name for option in plan.options}
-        others = [p for p in _with_gpus(pools) if p.name not in seen]
-        closest = _closest(plan.options)
-        return replace(plan, alternatives=tuple(that_fit(request, closest, others)))
+        return replace(plan, alternatives=tuple(_that_help(request, plan, pools)))
     most = max(o.gpus for o in plan.options if o.pool == plan.chosen.pool)
     return replace(plan, alternatives=tuple(that_are_faster(request, plan.chosen, most)))
 
@@ -89,7 +86,7 @@ def _plan(request: Request, pools: Sequence[GPUPool]) -> Plan:
     )
     chosen = choose(spec, options)
     if chosen is None:
-        return Plan(spec, options, None, refusal=_closest(options).refusal)
+        return Plan(spec, options, None, refusal=closest(spec, options).refusal)
     return Plan(
         spec,
         options,
@@ -121,12 +118,11 @@ def _doubling(most: int) -> Iterator[int]:
     yield most
 
 
-def _closest(options: Sequence[Option]) -> Option:
-    """The refused option that is worth explaining: the most GPUs of the cheapest pool.
-
-    One that trains, and was refused for what it costs or takes, comes before those that do not.
-    """
-    return max(options, key=lambda o: (bool(o.works), len(o.stages), o.gpus, o.pool.name))
+def _that_help(request: Request, plan: Plan, pools: Sequence[GPUPool]) -> Iterator[Alternative]:
+    """Edits that would make a refused stack fit."""
+    seen = {option.pool.name for option in plan.options}
+    others = [pool for pool in _with_gpus(pools) if pool.name not in seen]
+    return that_fit(request, closest(request.spec, plan.options), others)
 
 
 def _advised(advice: Alternative | None) -> str:

@@ -50,7 +50,7 @@ CIC = frozenset({"json", "cic", "phase", "confidence"})
 
 
 @dataclass(frozen=True)
-class Trip:
+class Context:
     """What the steps of one stack have in common."""
 
     model: BaseModel
@@ -60,14 +60,14 @@ class Trip:
     """Whether the base lies in a folder, so that nothing is brought."""
 
 
-def works_of(steps: Sequence[Step], trip: Trip) -> tuple[Work, ...]:
+def works_of(steps: Sequence[Step], context: Context) -> tuple[Work, ...]:
     """The time of every step, in order."""
     done: set[StepKind] = set()
     works = []
     for step in steps:
         first = step.kind not in done
         done.add(step.kind)
-        works.append(_WORK[step.kind](step, trip, first))
+        works.append(_WORK[step.kind](step, context, first))
     return tuple(works)
 
 
@@ -84,22 +84,22 @@ def training_only(stages: Sequence[StagePlan]) -> tuple[Work, ...]:
     )
 
 
-def _prepare(step: Step, trip: Trip, first: bool) -> Work:
-    if trip.local or not first:  # the first stage brings the base for all
+def _prepare(step: Step, context: Context, first: bool) -> Work:
+    if context.local or not first:  # the first stage brings the base for all
         return Work(step.name, 0, _aside(PREPARE_SECONDS), "the base is there")
-    size = f"{trip.model.stored_bytes / 1e9:,.0f} GB to bring"
-    return Work(step.name, 0, _aside(PREPARE_SECONDS + download_seconds(trip.model)), size)
+    size = f"{context.model.stored_bytes / 1e9:,.0f} GB to bring"
+    return Work(step.name, 0, _aside(PREPARE_SECONDS + download_seconds(context.model)), size)
 
 
-def _train(step: Step, trip: Trip, _first: bool) -> Work:
-    stage = trip.stages[step.stage.name if step.stage else ""]
+def _train(step: Step, context: Context, _first: bool) -> Work:
+    stage = context.stages[step.stage.name if step.stage else ""]
     training, loading = _training_seconds(stage, stage.data), loading_seconds(stage.run)
     seconds = Spread(
         round(training.low + loading * (1 - ASIDE_ERROR)),
         round(training.expected + loading),
         round(training.high + loading * (1 + ASIDE_ERROR)),
     )
-    if trip.spot:
+    if context.spot:
         seconds = _taken_back(seconds, loading)
     tokens = f"{stage.data.tokens:,} tokens at {stage.tokens_per_second:,.0f} tokens/s"
     return Work(step.name, stage.run.world, seconds, f"{tokens}, {loading:,.0f} s of loading")
@@ -124,17 +124,21 @@ def _taken_back(seconds: Spread[int], loading: float) -> Spread[int]:
     return Spread(seconds.low, seconds.expected, high)
 
 
-def _merge(step: Step, trip: Trip, _first: bool) -> Work:
-    return Work(step.name, 0, _aside(merge_seconds(trip.model)), "an adapter folded into weights")
+def _merge(step: Step, context: Context, _first: bool) -> Work:
+    return Work(
+        step.name, 0, _aside(merge_seconds(context.model)), "an adapter folded into weights"
+    )
 
 
-def _evaluate(step: Step, trip: Trip, _first: bool) -> Work:
+def _evaluate(step: Step, context: Context, _first: bool) -> Work:
     payload = step.payload
     if not isinstance(payload, EvaluatePayload):
         raise TypeError(f"{step.name} has no suites")
     problems = problems_of(payload)
     models = 1 + len(step.compare)
-    seconds = evaluation_seconds(trip.model, problems=problems, tokens=ANSWER_TOKENS, models=models)
+    seconds = evaluation_seconds(
+        context.model, problems=problems, tokens=ANSWER_TOKENS, models=models
+    )
     why = f"{models} x {problems} problems, answers of up to {ANSWER_TOKENS} tokens"
     return Work(step.name, int(is_on_pool(step.kind)), _aside(seconds), why)
 
@@ -149,10 +153,10 @@ def problems_of(payload: EvaluatePayload) -> int:
     return sum(asked.values())
 
 
-def _publish(step: Step, trip: Trip, _first: bool) -> Work:
+def _publish(step: Step, context: Context, _first: bool) -> Work:
     adapter = isinstance(step.payload, PublishPayload) and step.payload.artifact == "Adapter"
-    last = list(trip.stages.values())[-1].run
-    size = published_bytes(trip.model, last.payload.lora if adapter else None)
+    last = list(context.stages.values())[-1].run
+    size = published_bytes(context.model, last.payload.lora if adapter else None)
     return Work(step.name, 0, _aside(upload_seconds(size)), f"{size / 1e9:,.1f} GB to upload")
 
 
@@ -169,7 +173,7 @@ def _aside(seconds: float) -> Spread[int]:
     )
 
 
-_WORK: dict[StepKind, Callable[[Step, Trip, bool], Work]] = {
+_WORK: dict[StepKind, Callable[[Step, Context, bool], Work]] = {
     StepKind.PREPARE: _prepare,
     StepKind.TRAIN: _train,
     StepKind.MERGE: _merge,

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
 from latticeforge_operator.api.base import parse_duration
 from latticeforge_operator.api.training import OnExceed
+from latticeforge_operator.core.planning.plan import Misfit, Option, StagePlan
+from latticeforge_operator.core.planning.search import Site, Task, least
 from latticeforge_trainer.contract import Method, Offload, Recompute
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.terms import GIB, Term, total
-
-if TYPE_CHECKING:
-    from latticeforge_operator.core.planning.plan import Option, StagePlan
-    from latticeforge_operator.core.planning.search import Misfit, Site, Task
 
 ADAMW_BYTES = 16
 """Of each parameter in plain mixed precision: weights and gradients in 16 bits, and in 32 bits the
@@ -49,7 +46,8 @@ def billions(count: int) -> str:
 def strategy(stage: StagePlan) -> str:
     """How a stage trains: `ZeRO-3, AdamW's states in host memory, micro-batch 2 x 4, …`."""
     used = stage.strategy
-    parts = [_sharding(used.zero_stage, stage.run.world)]
+    nodes = f" on {used.nodes} nodes" if used.nodes > 1 else ""
+    parts = [f"{_sharding(used.zero_stage, stage.run.world)}{nodes}"]
     if used.offload is not Offload.NONE:
         parts.append(_OFFLOADED[used.offload])
     parts.append(f"micro-batch {used.micro_batch} × {stage.run.micro_batches}")
@@ -93,14 +91,13 @@ def unfit(site: Site, task: Task) -> str:
 
 def misfit(site: Site, task: Task, misfits: Sequence[Misfit]) -> str:
     """Why a stage does not fit: the least that it needs, on the GPUs and in host memory."""
-    resident = [m for m in misfits if m.strategy.offload is Offload.NONE]
-    least = min(resident, key=lambda m: m.memory.reserved)
-    sharded = _sharding(least.strategy.zero_stage, site.gpus) if site.gpus > 1 else "it"
+    closest = least(misfits)
+    sharded = _sharding(closest.strategy.zero_stage, site.gpus) if site.gpus > 1 else "it"
     parts = []
-    if not least.fits_gpu:
+    if not closest.fits_gpu:
         parts.append(
-            f"{sharded} takes {gib(least.memory.reserved)} on each GPU, which offers "
-            f"{gib(least.capacity)}{_of_states(site, task)}"
+            f"{sharded} takes {gib(closest.memory.reserved)} on each GPU, which offers "
+            f"{gib(closest.capacity)}{_of_states(site, task)}"
         )
     return "; ".join([*parts, *_host(site, misfits)])
 
@@ -115,9 +112,9 @@ def _host(site: Site, misfits: Sequence[Misfit]) -> list[str]:
     waiting = [m for m in misfits if m.fits_gpu]
     if not waiting:
         return []
-    least = min(waiting, key=lambda m: total(m.host))
-    what = _OFFLOADED.get(least.strategy.offload, "layers' inputs in host memory")
-    needed = f"with {what} it takes {gib(total(least.host))} of each pod's host memory"
+    modest = min(waiting, key=lambda m: total(m.host))
+    what = _OFFLOADED.get(modest.strategy.offload, "layers' inputs in host memory")
+    needed = f"with {what} it takes {gib(total(modest.host))} of each pod's host memory"
     if site.host_bytes is None:
         return [f"{needed}, and the pool does not say its hostMemory"]
     share = f"{site.processes} of a node's {site.pool.spec.gpus_per_node} GPUs"

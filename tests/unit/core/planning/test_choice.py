@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.core.planning.cases import asked, h200
 
 from latticeforge_operator.core.planning import Option, Spread, Work, words
-from latticeforge_operator.core.planning.choice import choose
+from latticeforge_operator.core.planning.choice import choose, closest
 
 PRICES = st.decimals("0.01", "99.99", places=2)
 SECONDS = st.integers(1, 10**6)
@@ -52,9 +54,9 @@ def picked(options: list[Option], objective: str, limit: Decimal | None = None) 
 def test_cost_is_hours_times_gpus_times_price_to_the_cent(
     gpus: int, seconds: int, price: Decimal
 ) -> None:
-    exact = Decimal(seconds) / 3600 * gpus * price
+    cents = 100 * Fraction(seconds, 3600) * gpus * Fraction(price)
     cost = option(gpus, seconds, price, aside=7200).cost.expected
-    assert cost == exact.quantize(Decimal("0.01"), ROUND_HALF_UP)
+    assert cost * 100 == floor(cents + Fraction(1, 2))
 
 
 def test_steps_on_cpu_cost_time_and_no_money() -> None:
@@ -105,6 +107,12 @@ def test_the_budget_comes_before_the_objective() -> None:
     assert picked([slow, fast], "Fastest", Decimal(10)) == fast
 
 
+def test_where_none_is_expected_to_stay_within_the_budget_the_cheapest_is_taken() -> None:
+    slow, fast = option(1, 7200), option(8, 1000)  # 7.18 and 7.98 USD, at best 5.74 and 6.38
+    for objective in ("Cheapest", "Fastest"):
+        assert picked([slow, fast], objective, Decimal(7)) == slow
+
+
 @pytest.mark.parametrize(
     ("budget", "refusal"),
     [
@@ -124,6 +132,21 @@ def test_a_deadline_is_for_the_whole_stack() -> None:
     late = judged([option(1, 7200, aside=3600)], compute={"deadline": "2h30m"})
     assert late[0].refusal == "takes 3.0 h, more than compute.deadline 2h30m"
     assert judged([option(1, 7200, aside=3600)], compute={"deadline": "3h"})[0].refusal is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpus"),
+    [({"budget": {"limit": "1"}}, 1), ({"compute": {"deadline": "1m"}}, 4)],
+    ids=["the cheapest is still too dear", "the fastest is still too slow"],
+)
+def test_the_closest_refused_option_is_explained(fields: dict[str, Any], gpus: int) -> None:
+    refused = judged([option(1, 7200), option(2, 3650), option(4, 2500)], **fields)
+    assert closest(asked(**fields), refused).gpus == gpus
+
+
+def test_where_nothing_trains_the_most_gpus_are_explained() -> None:
+    refused = [Option(h200(), gpus, refusal="no") for gpus in (1, 8, 2)]
+    assert closest(asked(), refused).gpus == 8
 
 
 def test_unknown_tokens_break_no_limit() -> None:

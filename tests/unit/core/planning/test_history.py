@@ -33,9 +33,9 @@ def test_the_nearest_runs_count(runs: list[Measured], value: float, count: int) 
     assert (factor.value, factor.runs) == (value, count)
 
 
-def status(result: dict[str, Any] | None, **planned: Any) -> TrainingStatus:
+def status(result: dict[str, Any] | None, phase: str = "Done", **planned: Any) -> TrainingStatus:
     stage = {"name": "one", "tokensPerSecond": 1000.0} | planned
-    step = {"name": "one/train", "digest": "d", "result": result}
+    step = {"name": "one/train", "digest": "d", "phase": phase, "result": result}
     plan = {"pool": "h200", "gpus": 8, "steps": [], "stages": [stage]}
     return TrainingStatus.model_validate({"steps": [step], "plan": plan})
 
@@ -46,6 +46,7 @@ def status(result: dict[str, Any] | None, **planned: Any) -> TrainingStatus:
         (status({"tokensPerSecond": 800.0}), [0.8]),
         (status({"tokensPerSecond": 800.0}, speedFactor=0.5), [0.4]),
         (status(None), []),
+        (status({"tokensPerSecond": 800.0}, phase="Reused"), []),
         (status({"tokensPerSecond": 10.0}), []),
         (status({"tokensPerSecond": 800.0}, tokensPerSecond=None), []),
         (TrainingStatus(), []),
@@ -54,6 +55,7 @@ def status(result: dict[str, Any] | None, **planned: Any) -> TrainingStatus:
         "measured by predicted",
         "predicted by the model alone",
         "not finished",
+        "reused: measured elsewhere",
         "too far off to be the model's error",
         "not planned",
         "an old status",

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core.planning.cases import LARGE, SMALL, h200, request
 
-from latticeforge_operator.core.planning import StagePlan
+from latticeforge_operator.core.planning import Misfit, StagePlan
 from latticeforge_operator.core.planning.options import site_of
-from latticeforge_operator.core.planning.search import ALIKE, Misfit, search
+from latticeforge_operator.core.planning.search import search
 from latticeforge_operator.core.planning.strategies import SHARDINGS, micro_batches, shardings
 from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 from latticeforge_trainer.estimate.chips import chip
@@ -122,7 +122,7 @@ def test_nothing_that_fits_is_faster(method: Method, gpus: int, model: Any) -> N
             best = max(best, speed(run).tokens_per_second)
     assert isinstance(plan, StagePlan) == (best > 0)
     if isinstance(plan, StagePlan):
-        assert plan.tokens_per_second >= ALIKE * best
+        assert plan.tokens_per_second >= 0.99 * best
 
 
 @pytest.mark.parametrize("gpus", [2, 4])

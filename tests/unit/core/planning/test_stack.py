@@ -113,8 +113,10 @@ def test_the_budget_stack_is_data_parallel_on_its_owners_pair() -> None:
 def test_four_gpus_are_two_of_its_nodes() -> None:
     wanted, pools = example("qwen2.5-72b-qlora.yaml")
     wanted = edited(wanted, compute={"pool": "h200-pair", "gpus": 4})
-    strategy = plan_stack(wanted, pools, NF4, data=CIC).option.stages[0].strategy
+    planned = plan_stack(wanted, pools, NF4, data=CIC).option.stages[0]
+    strategy = planned.strategy
     assert (strategy.nodes, strategy.processes, strategy.zero_stage) == (2, 2, 0)
+    assert words.strategy(planned).startswith("data-parallel on 2 nodes, micro-batch ")
 
 
 def test_int4_weights_are_refused_with_what_to_use_instead() -> None:
@@ -200,6 +202,16 @@ def test_every_alternative_is_planned_and_fits() -> None:
     size = host.option.pool.spec.host_memory
     assert f"hostMemory: {size} or more" in host.change
     assert total(host.option.stages[0].host) <= parse_quantity(size or "")
+
+
+def test_a_volume_is_advised_with_every_edit_that_needs_it() -> None:
+    wanted = asked(method="Full", compute={"pool": "h200", "gpus": 8}, storage={"size": "1Ti"})
+    fits = survey(wanted, [h200()], LARGE, data={"one": TOKENS})
+    assert fits.alternatives[0].change.startswith("storage.size: ")
+    poor = survey(wanted, [h200(hostMemory="500Gi")], LARGE, data={"one": TOKENS})
+    first = poor.alternatives[0]
+    assert first.change.startswith("compute.gpus: 16 (2 nodes), storage.size: ")
+    assert first.option.refusal is None
 
 
 # --- options
@@ -320,6 +332,13 @@ def test_the_document_adds_up() -> None:
     assert sum(step["seconds"] for step in option["steps"]) == pytest.approx(
         float(option["hours"]["expected"]) * 3600, abs=20
     )
+
+
+def test_merging_needs_host_memory_where_something_is_merged() -> None:
+    assert (
+        total(plan_of(stage("one", method="LoRA")).option.merge_host) > 2 * SMALL.parameters.total
+    )
+    assert plan_of(stage("one", method="Full")).option.merge_host == ()
 
 
 def test_disk_is_counted_over_all_stages() -> None:

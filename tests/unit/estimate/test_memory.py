@@ -1,0 +1,197 @@
+"""A GPU's memory: against what was measured, and as properties of any run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tests.unit.estimate.known import MODELS, run
+
+from latticeforge_trainer.contract import Offload, Recompute
+from latticeforge_trainer.estimate.chips import CHIPS, chip
+from latticeforge_trainer.estimate.constants import FITTED
+from latticeforge_trainer.estimate.errors import EstimateError
+from latticeforge_trainer.estimate.memory import Memory, gpu_memory
+from latticeforge_trainer.estimate.terms import GIB, total
+from latticeforge_trainer.estimate.training import Run, conflict
+from latticeforge_trainer.training.batches import BatchPlan
+
+NAMED = [mode for mode in Recompute if mode is not Recompute.AUTO]
+INT8 = {"states": "int8"}
+H100 = {"accelerator": "H100"}
+
+MEASURED: list[tuple[str, str, int, dict[str, Any], float, float]] = [
+    # Of this trainer on one H200 or H100: docs/data/trainer.json, and docs/performance.md's rows.
+    ("Qwen2.5-72B", "QLoRA", 1, {"recompute": "elementwise"}, 100.6, 103.0),
+    ("Qwen2.5-72B", "FP8", 1, {"recompute": "elementwise"}, 131.2, 131.6),
+    ("Qwen2.5-7B", "Full", 6, INT8, 128.6, 132.4),
+    ("Qwen2.5-7B", "LoRA", 4, {}, 85.8, 86.0),
+    ("Qwen2.5-7B", "LoRA", 4, {"recompute": "elementwise"}, 63.4, 63.7),
+    ("Qwen2.5-7B", "FP8", 4, {}, 79.1, 80.5),
+    ("Qwen2.5-7B", "FP8", 4, {"recompute": "elementwise"}, 57.0, 58.1),
+    ("Qwen2.5-7B", "LoRA", 4, H100, 73.7, 74.3),
+    ("Qwen2.5-7B", "LoRA", 4, H100 | {"processes": 2}, 73.7, 74.2),
+]
+
+
+@pytest.mark.parametrize(("of", "allocated", "reserved"), [(m[:4], *m[4:]) for m in MEASURED])
+def test_what_was_measured_was_predicted(
+    of: tuple[str, str, int, dict[str, Any]], allocated: float, reserved: float
+) -> None:
+    model, method, size, how = of
+    memory = gpu_memory(run(model, method, size, **how))
+    assert memory.fits
+    assert memory.allocated / GIB == pytest.approx(allocated, rel=0.012)
+    assert memory.reserved / GIB == pytest.approx(reserved, rel=0.015)
+
+
+def test_plain_adamw_of_72b_does_not_train_on_eight_h200s() -> None:
+    memory = gpu_memory(run("Qwen2.5-72B", "Full", zero_stage=3, processes=8))
+    # 16 bytes for each parameter (two gradients' worth of masters, moments, gradients, weights).
+    states = 16 * MODELS_72B / 8 / GIB
+    assert memory.allocated / GIB > states == pytest.approx(135.4, abs=0.1)
+    assert not memory.fits
+    assert memory.free < 0
+
+
+MODELS_72B = 72_706_203_648
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"states": "int8", "processes": 8},
+        {"processes": 8, "offload": "optimizer"},
+        {"processes": 8, "nodes": 2},
+    ],
+    ids=["8-bit moments", "offloaded states", "two nodes"],
+)
+def test_72b_trains_with_less_exact_states_or_more_memory(how: dict[str, Any]) -> None:
+    assert gpu_memory(run("Qwen2.5-72B", "Full", zero_stage=3, **how)).fits
+
+
+def test_nf4_layers_are_kept_dequantized_where_memory_is_spare() -> None:
+    names = {term.name: term.bytes for term in gpu_memory(run("Qwen2.5-72B", "QLoRA")).terms}
+    assert 28 * GIB < names["dequantized layers"] < 36 * GIB
+    named = gpu_memory(run("Qwen2.5-72B", "QLoRA", recompute="elementwise"))
+    assert "dequantized layers" not in {term.name for term in named.terms}
+
+
+def test_experts_stay_in_16_bits_whatever_the_method() -> None:
+    for method in ("LoRA", "QLoRA", "FP8"):
+        terms = gpu_memory(run("Mixtral-8x7B", method)).terms
+        experts = next(term.bytes for term in terms if term.name == "experts and routers")
+        assert experts == 2 * 32 * (8 * 3 * 4096 * 14_336 + 8 * 4096)
+
+
+# --- properties ---------------------------------------------------------------------------------
+
+STAGES = st.sampled_from([0, 1, 2, 3])
+
+
+@st.composite
+def runs(draw: st.DrawFn, modes: list[Recompute] = list(Recompute)) -> dict[str, Any]:  # noqa: B006
+    """The arguments of `run`, of any run that is not refused."""
+    method = draw(st.sampled_from(["Full", "LoRA", "QLoRA", "FP8"]))
+    arguments = {
+        "model": draw(st.sampled_from(sorted(MODELS))),
+        "method": method,
+        "micro_batch": draw(st.integers(1, 8)),
+        "sequence": draw(st.integers(1, 32_768)),
+        "accelerator": draw(st.sampled_from(sorted(CHIPS))),
+        "states": draw(st.sampled_from(["fp32", "int8"])) if method == "Full" else "fp32",
+        "accumulation": draw(st.integers(1, 3)),
+        "recompute": draw(st.sampled_from(modes)),
+        "zero_stage": draw(STAGES),
+        "offload": draw(st.sampled_from(Offload)),
+        "processes": draw(st.integers(1, 8)),
+        "nodes": draw(st.integers(1, 3)),
+        "precision": draw(st.sampled_from(["bf16", "fp32"])),
+    }
+    if method != "Full":
+        targets = [None, ["q_proj", "v_proj"], ["nothing"]]
+        rank = draw(st.integers(1, 256))
+        arguments["lora"] = {"rank": rank, "target_modules": draw(st.sampled_from(targets))}
+    made = run(**arguments)
+    assume(conflict(made.payload, made.strategy.zero_stage) is None)
+    return arguments
+
+
+def of(arguments: dict[str, Any], **changes: Any) -> Memory:
+    return gpu_memory(run(**(arguments | changes)))
+
+
+@given(runs())
+def test_terms_add_up_and_the_same_run_gives_the_same(arguments: dict[str, Any]) -> None:
+    memory = of(arguments)
+    assert total(memory.terms) == memory.allocated <= memory.reserved
+    assert all(term.bytes > 0 and term.why for term in memory.terms)
+    assert len(memory.modes) == run(**arguments).model.shape.layers
+    assert memory.free == memory.capacity - memory.reserved
+    assert memory.fits == (memory.free >= 0)
+    assert of(arguments) == memory
+
+
+@given(runs(NAMED), st.integers(1, 4096))
+def test_a_longer_sequence_never_needs_less(arguments: dict[str, Any], more: int) -> None:
+    longer = of(arguments, sequence=arguments["sequence"] + more)
+    assert longer.reserved >= of(arguments).reserved
+
+
+@given(runs(NAMED), st.integers(1, 8))
+def test_a_larger_micro_batch_never_needs_less(arguments: dict[str, Any], more: int) -> None:
+    larger = of(arguments, micro_batch=arguments["micro_batch"] + more)
+    assert larger.reserved >= of(arguments).reserved
+
+
+@given(runs(NAMED), st.integers(1, 8))
+def test_more_gpus_never_need_more_each(arguments: dict[str, Any], more: int) -> None:
+    # Two processes add gradients in 32 bits where one need not.
+    assume(arguments["processes"] * arguments["nodes"] > 1)
+    wider = of(arguments, processes=arguments["processes"] + more)
+    assert wider.reserved <= of(arguments).reserved
+
+
+@given(runs(NAMED))
+def test_less_recomputation_never_needs_less(arguments: dict[str, Any]) -> None:
+    nothing, elementwise = (
+        of(arguments, recompute=mode).allocated
+        for mode in (Recompute.NOTHING, Recompute.ELEMENTWISE)
+    )
+    assert nothing >= elementwise
+
+
+@given(runs([Recompute.AUTO]))
+def test_what_auto_chooses_fits_unless_everything_is_given_up(arguments: dict[str, Any]) -> None:
+    made = run(**arguments)
+    assume(made.model.architecture in {"qwen2", "llama", "mistral"} and not made.is_full)
+    assume(made.strategy.precision == "bf16")
+    memory = gpu_memory(made)
+    given_up = set(memory.modes) <= {Recompute.LAYERS, Recompute.OFFLOAD}
+    assert memory.allocated <= memory.capacity or given_up
+
+
+@given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 16))
+def test_micro_batches_are_counted_as_the_trainer_cuts_them(
+    per_step: int, micro_batch: int, world: int
+) -> None:
+    made = run("Qwen2.5-7B", "LoRA", micro_batch, processes=world)
+    tokens = {"global_batch_tokens": per_step * made.payload.sequence_length}
+    payload = made.payload.model_copy(update=tokens)
+    cut = BatchPlan(1000, per_step, micro_batch, world=world)
+    assert Run(made.model, payload, made.strategy, made.chip).micro_batches == cut.accumulation
+
+
+def test_the_context_is_in_neither_figure_but_counts() -> None:
+    alone = gpu_memory(run("Qwen2.5-7B", "LoRA"))
+    together = gpu_memory(run("Qwen2.5-7B", "LoRA", processes=2))
+    assert alone.context == FITTED.context < together.context
+    assert alone.capacity - together.capacity == together.context - alone.context
+
+
+def test_a_gpu_that_is_not_known_is_refused() -> None:
+    assert chip("H200").memory_bytes > chip("H100").memory_bytes
+    with pytest.raises(EstimateError, match="accelerator CPU is not known, only H200, H100"):
+        chip("CPU")
