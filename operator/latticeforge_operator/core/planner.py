@@ -8,9 +8,10 @@ the spec, the pools, what `prepare` has counted or memory that ran out give a re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
+from functools import lru_cache, partial
 from typing import Any
 
 from latticeforge_operator.api import GPUPool, StackedTraining, StackedTrainingSpec, TrainingStatus
@@ -19,6 +20,7 @@ from latticeforge_operator.api.training import Budget, OnExceed
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.outlook import BASE_AWAITED, CONDITION, Facts, Outlook, Verdict
 from latticeforge_operator.core.planning import (
+    History,
     Plan,
     PlanError,
     choose_pool,
@@ -64,6 +66,21 @@ def _within_reach(spec: StackedTrainingSpec, pool: GPUPool) -> GPUPool:
     """
     own_volume = spec.storage.size is not None and spec.compute.gpus is None
     return pool.model_copy(update={"nodes": 1}) if own_volume else pool
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is to be planned, known by what the answer follows from."""
+
+    key: str
+    history: History
+    ask: Callable[[], Plan] = field(compare=False)
+
+
+@lru_cache(maxsize=128)
+def _answer(question: _Question) -> Plan:
+    """A plan, made once for all stacks that are alike: it takes as long as dozens of passes."""
+    return question.ask()
 
 
 class Planner:
@@ -182,8 +199,18 @@ class Planner:
         raise refusal
 
     def _plan(self, spec: StackedTrainingSpec, model: BaseModel, headroom: float) -> Plan:
-        data, history = self._facts.data, self._facts.history
-        return plan_stack(spec, self._pools, model, data=data, history=history, headroom=headroom)
+        pools, data, history = self._pools, self._facts.data, self._facts.history
+        market = [(pool.name, pool.spec.to_json(), pool.nodes) for pool in pools]
+        counted = {stage: asdict(known) for stage, known in data.items()}
+        return _answer(
+            _Question(
+                digest_of(spec.to_json(), market, self._facts.config, counted, headroom),
+                history,
+                partial(
+                    plan_stack, spec, pools, model, data=data, history=history, headroom=headroom
+                ),
+            )
+        )
 
     def _limits(self) -> list[Budget | None]:
         """What the rest may cost, then the same as a warning."""
