@@ -39,9 +39,10 @@ from latticeforge_operator.cluster.names import TRAINING_LABEL, Key
 from latticeforge_operator.cluster.public_bases import PublicBases
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.cluster.telemetry import Telemetry
+from latticeforge_operator.core.idle import refuse
 from latticeforge_operator.core.launch import store_claim
 from latticeforge_operator.core.policies.failure import Outcome
-from latticeforge_operator.core.reconcile import FINAL, reconcile, refuse
+from latticeforge_operator.core.reconcile import FINAL, reconcile
 from latticeforge_operator.core.settle import PATIENCE
 from latticeforge_operator.core.steps import kind_of
 from latticeforge_operator.core.values import Decision, Event, Launch

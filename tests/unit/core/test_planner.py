@@ -13,8 +13,11 @@ from tests.unit.core.builders import model_facts, pool, reread, spec, stack, sta
 from tests.unit.core.simulation import Cluster, Operator
 from tests.unit.estimate.test_shapes import QWEN_72B, QWEN_HALF_B
 
+from latticeforge_operator.api import StackedTrainingSpec
 from latticeforge_operator.api.status import Attempt, Condition, Phase, PlanStatus, StepStatus
+from latticeforge_operator.core import planner
 from latticeforge_operator.core.planner import sentence
+from latticeforge_operator.core.planning import Plan, plan_stack
 from latticeforge_operator.core.policies.remedy import headroom
 from latticeforge_operator.core.values import Launch, PublicBase
 from latticeforge_trainer.contract import ExitCode, Strategy, TrainConfig
@@ -430,3 +433,17 @@ def test_the_forecast_is_the_plans_until_something_has_run() -> None:
     assert cost is not None
     assert op.status.cost.forecast == cost.expected
     assert op.status.progress.eta is not None
+
+
+def test_stacks_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(spec: StackedTrainingSpec, *more: Any, **fields: Any) -> Plan:
+        asked.append(spec.base.model)
+        return plan_stack(spec, *more, **fields)
+
+    monkeypatch.setattr(planner, "plan_stack", counted)
+    unlike = spec(stage("one"), publish=None, base={"model": "owner/unlike-all-others"})
+    for gpus in (1, 1, 2):
+        reads_base(operator(unlike | {"compute": {"gpus": gpus}}))
+    assert len(asked) == 2

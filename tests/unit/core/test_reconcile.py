@@ -14,7 +14,8 @@ from tests.unit.core.simulation import Cluster, Operator
 from latticeforge_operator.api import TrainingStatus
 from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStatus
 from latticeforge_operator.core import ledger
-from latticeforge_operator.core.reconcile import reconcile, refuse
+from latticeforge_operator.core.idle import refuse
+from latticeforge_operator.core.reconcile import reconcile
 from latticeforge_operator.core.walk import APPROVE_ANNOTATION
 from latticeforge_trainer.contract import ExitCode, PublishResult, Recompute, StepState
 
