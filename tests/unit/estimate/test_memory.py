@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.estimate.known import MODELS, run
 
 from latticeforge_trainer.contract import Offload, Recompute
+from latticeforge_trainer.estimate.activations import layer_memory
 from latticeforge_trainer.estimate.chips import CHIPS, chip
 from latticeforge_trainer.estimate.constants import FITTED
 from latticeforge_trainer.estimate.errors import EstimateError
@@ -73,10 +75,9 @@ def test_72b_trains_with_less_exact_states_or_more_memory(how: dict[str, Any]) -
 
 
 def test_nf4_layers_are_kept_dequantized_where_memory_is_spare() -> None:
-    names = {term.name: term.bytes for term in gpu_memory(run("Qwen2.5-72B", "QLoRA")).terms}
+    names = named(run("Qwen2.5-72B", "QLoRA"))
     assert 28 * GIB < names["dequantized layers"] < 36 * GIB
-    named = gpu_memory(run("Qwen2.5-72B", "QLoRA", recompute="elementwise"))
-    assert "dequantized layers" not in {term.name for term in named.terms}
+    assert "dequantized layers" not in named(run("Qwen2.5-72B", "QLoRA", recompute="elementwise"))
 
 
 def test_experts_stay_in_16_bits_whatever_the_method() -> None:
@@ -86,13 +87,70 @@ def test_experts_stay_in_16_bits_whatever_the_method() -> None:
         assert experts == 2 * 32 * (8 * 3 * 4096 * 14_336 + 8 * 4096)
 
 
+SEVEN, TABLE = 7_615_616_512, 152_064 * 3584
+
+
+@pytest.mark.parametrize(
+    ("how", "each", "more"),
+    [
+        # Weights, masters, moments and gradients; and what the update takes beside them.
+        ({}, 2 + 4 + 8 + 2, 2 * TABLE),
+        # Gradients of the first micro-batch stand while the head's are made in the second.
+        ({"accumulation": 2}, 2 + 4 + 8 + 4, 6 * TABLE),
+        ({"processes": 2}, 2 + 4 + 8 + 4, 4 * TABLE),
+        ({"states": "int8"}, 2 + 4.125 + 2, 0),
+        ({"states": "int8", "accumulation": 2}, 2 + 4.125 + 4, 6 * TABLE),
+        ({"zero_stage": 1, "processes": 8}, 2 + 4 / 8 + 8 / 8 + 4 + 4 / 8, 0),
+        ({"zero_stage": 2, "processes": 8, "accumulation": 2}, 2 + 4 / 8 + 8 / 8 + 8 / 8, 0),
+        ({"zero_stage": 1, "processes": 8, "offload": "optimizer"}, 2 + 4, 0),
+    ],
+)
+def test_a_full_fine_tune_of_few_tokens_is_bytes_for_each_parameter(
+    how: dict[str, Any], each: float, more: int
+) -> None:
+    memory = gpu_memory(run("Qwen2.5-7B", "Full", sequence=1, recompute="layers", **how))
+    assert memory.allocated == pytest.approx(each * SEVEN + more, rel=1e-5)
+
+
+def test_zero_3_holds_a_part_of_everything_and_gathers_the_rest() -> None:
+    terms = named(run("Qwen2.5-7B", "Full", zero_stage=3, processes=8))
+    own = SEVEN // 8
+    assert terms["32-bit weights"] == terms["gradients"] == 4 * own
+    assert terms["moments"] == 8 * own
+    assert terms["embedding and head"] == 2 * 2 * TABLE // 8
+    # The head, a billion weights that are soon used again, and the next 100 million.
+    assert terms["gathered weights"] == 2 * (TABLE + 10**9 + 10**8)
+
+
+def named(of: Run) -> dict[str, int]:
+    return {term.name: term.bytes for term in gpu_memory(of).terms}
+
+
+@pytest.mark.parametrize("mode", ["layers", "offload"])
+def test_a_layer_that_is_computed_again_is_there_whole_once(mode: str) -> None:
+    terms = named(run("Qwen2.5-72B", "QLoRA", sequence=32_768, recompute=mode))
+    # What it keeps without recomputation, but for its input, which is there or is brought back.
+    kept = layer_memory(run("Qwen2.5-72B", "QLoRA").model.shape)
+    again = kept.elementwise - (kept.input if mode == "layers" else 0)
+    assert terms["recomputed layer"] == 32_768 * again
+    assert terms.get("activations", 0) == (80 * 32_768 * kept.input if mode == "layers" else 0)
+
+
+def test_gradients_come_as_activations_go() -> None:
+    few, many = (named(run("Qwen2.5-7B", "Full", 1, states="int8", sequence=s)) for s in (64, 8192))
+    assert few["gradients"] > 0.9 * 2 * SEVEN
+    assert "update" not in few
+    # Nothing but the head's has come when all layers still keep what they do.
+    assert many.get("gradients", 0) <= 2 * TABLE
+
+
 # --- properties ---------------------------------------------------------------------------------
 
 STAGES = st.sampled_from([0, 1, 2, 3])
 
 
 @st.composite
-def runs(draw: st.DrawFn, modes: list[Recompute] = list(Recompute)) -> dict[str, Any]:  # noqa: B006
+def runs(draw: st.DrawFn, modes: Sequence[Recompute] = tuple(Recompute)) -> dict[str, Any]:
     """The arguments of `run`, of any run that is not refused."""
     method = draw(st.sampled_from(["Full", "LoRA", "QLoRA", "FP8"]))
     arguments = {

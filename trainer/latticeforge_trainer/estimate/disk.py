@@ -31,7 +31,7 @@ def disk(
     """
     full = not payload.method.is_adapter
     trained = model.parameters.total if full else adapter_parameters(model, payload.lora)
-    state = int(trained * _state_bytes(payload, sharded=sharded and full))
+    state = state_bytes(payload, trained, sharded=sharded)
     count = keep_checkpoints + 1
     return present(
         Term("packed data", 9 * packed_tokens, f"{packed_tokens:,} tokens x 9 B"),
@@ -50,9 +50,10 @@ def base_disk(model: BaseModel) -> Term:
     return Term("base model", model.stored_bytes, f"{model.weight_bits}-bit linear layers")
 
 
-def _state_bytes(payload: TrainPayload, *, sharded: bool) -> float:
-    """Of a parameter in a checkpoint."""
+def state_bytes(payload: TrainPayload, trained: int, *, sharded: bool) -> int:
+    """Bytes of one checkpoint; see `disk`."""
+    sharded = sharded and not payload.method.is_adapter
     moments = moment_bytes(payload, masters=sharded or payload.method.is_adapter)
     if payload.optimizer_states == "int8" and not sharded:
-        return 2 + moments
-    return 4 + moments + (2 if sharded else 0)
+        return int(trained * (2 + moments))
+    return int(trained * (4 + moments + (2 if sharded else 0)))

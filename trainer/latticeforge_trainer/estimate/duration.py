@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.constants import RATES, Rates
+from latticeforge_trainer.estimate.disk import state_bytes
 from latticeforge_trainer.estimate.training import Run
 
 
 def loading_seconds(run: Run, rates: Rates = RATES) -> float:
     """From a train pod's start to its first step: each node reads the model once."""
     return rates.start + run.model.stored_bytes / rates.disk_read
+
+
+def checkpoint_seconds(run: Run, rates: Rates = RATES) -> float:
+    """How long training stands still for one checkpoint.
+
+    DeepSpeed writes its files while training waits; every other state is written beside it.
+    """
+    if not run.is_full or not run.strategy.zero_stage:
+        return 0.0
+    return state_bytes(run.payload, run.trained, sharded=True) / rates.disk_write
+
+
+def result_seconds(run: Run, rates: Rates = RATES) -> float:
+    """Writing what was trained, in 16 bits, by the first process."""
+    return run.width * run.trained / rates.disk_write
 
 
 def download_seconds(model: BaseModel, rates: Rates = RATES) -> float:

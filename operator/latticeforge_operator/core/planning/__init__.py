@@ -1,8 +1,16 @@
 """Where and how a stack runs, and what that takes: placement, memory, time and money.
 
-    placement   the pods of one step
-    plan        the values: what was planned, and what else was looked at
-    stack       `plan_stack`: from a spec, pools and a model to a plan
+    stack         from a spec, pools and a model to a plan: `plan_stack`, and `survey` for people
+    options       the stack on so many GPUs of one pool, or why it cannot be
+    search        the fastest strategy of one stage that fits there
+    strategies    what the trainer can run: the space of the search
+    timing        how long every step takes, with low and high
+    history       what finished runs have measured
+    choice        objective, budget, deadline: which option is taken
+    alternatives  edits that would make it fit, or faster
+    words         sentences with their numbers; `assumptions` what figures rest on
+    plan          the values; `document` shows them as status and JSON
+    placement     the pods of one step, where nothing is predicted
 
 Everything is arithmetic on values: nothing here reads a clock, a file or a cluster.
 """

@@ -114,6 +114,9 @@ def _tried(task: Task, site: Site, sharding: Sharding, micro_batch: int) -> Stag
     result = _judged(task, site, _strategy(site, sharding, micro_batch, Recompute.AUTO))
     if isinstance(result, StagePlan) or set(result.memory.modes) == {Recompute.OFFLOAD}:
         return result  # it fits; or the trainer itself would find nothing smaller
+    smallest = _judged(task, site, _strategy(site, sharding, micro_batch, Recompute.OFFLOAD))
+    if isinstance(smallest, Misfit) and not smallest.fits_gpu:
+        return result
     named = (_judged(task, site, _strategy(site, sharding, micro_batch, mode)) for mode in NAMED)
     return next((plan for plan in named if isinstance(plan, StagePlan)), result)
 

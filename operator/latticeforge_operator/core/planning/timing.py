@@ -11,10 +11,12 @@ from latticeforge_operator.core.steps import Step
 from latticeforge_trainer.contract import EvaluatePayload, LoRASettings, PublishPayload, StepKind
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.duration import (
+    checkpoint_seconds,
     download_seconds,
     evaluation_seconds,
     loading_seconds,
     merge_seconds,
+    result_seconds,
     upload_seconds,
 )
 from latticeforge_trainer.estimate.linears import adapter_parameters
@@ -94,15 +96,23 @@ def _prepare(step: Step, context: Context, first: bool) -> Work:
 def _train(step: Step, context: Context, _first: bool) -> Work:
     stage = context.stages[step.stage.name if step.stage else ""]
     training, loading = _training_seconds(stage, stage.data), loading_seconds(stage.run)
+    aside, stall = loading + result_seconds(stage.run), checkpoint_seconds(stage.run)
+
+    def whole(trains: int, sure: float) -> int:
+        return round(trains + sure * (aside + stall * (trains // CHECKPOINT_SECONDS)))
+
     seconds = Spread(
-        round(training.low + loading * (1 - ASIDE_ERROR)),
-        round(training.expected + loading),
-        round(training.high + loading * (1 + ASIDE_ERROR)),
+        whole(training.low, 1 - ASIDE_ERROR),
+        whole(training.expected, 1),
+        whole(training.high, 1 + ASIDE_ERROR),
     )
     if context.spot:
         seconds = _taken_back(seconds, loading)
-    tokens = f"{stage.data.tokens:,} tokens at {stage.tokens_per_second:,.0f} tokens/s"
-    return Work(step.name, stage.run.world, seconds, f"{tokens}, {loading:,.0f} s of loading")
+    parts = [f"{stage.data.tokens:,} tokens at {stage.tokens_per_second:,.0f} tokens/s"]
+    parts.append(f"{aside:,.0f} s of loading and saving")
+    if count := training.expected // CHECKPOINT_SECONDS if stall else 0:
+        parts.append(f"{count} checkpoints that it waits {stall:,.0f} s for")
+    return Work(step.name, stage.run.world, seconds, ", ".join(parts))
 
 
 def _training_seconds(stage: StagePlan, data: StageData) -> Spread[int]:

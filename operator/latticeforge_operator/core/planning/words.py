@@ -32,6 +32,12 @@ _RECOMPUTED = {
     Recompute.OFFLOAD: "whole layers recomputed, their inputs in host memory",
 }
 
+_IN_MIXTURES = {
+    Recompute.ELEMENTWISE: "in norms and gated products",
+    Recompute.LAYERS: "whole",
+    Recompute.OFFLOAD: "whole with their inputs in host memory",
+}
+
 
 def gib(size: float) -> str:
     """A size as `135.4 GiB`."""
@@ -62,14 +68,11 @@ def _sharding(stage: int, world: int) -> str:
 
 
 def _recomputed(modes: Sequence[Recompute]) -> str:
-    counts = {mode: modes.count(mode) for mode in _RECOMPUTED if mode in modes}
-    if len(counts) == 1:
-        return _RECOMPUTED[next(iter(counts))]
-    return ", ".join(
-        f"{_RECOMPUTED[mode]} in {count} of {len(modes)} layers"
-        for mode, count in counts.items()
-        if mode is not Recompute.NOTHING
-    )
+    if len(set(modes)) == 1:
+        return _RECOMPUTED[modes[0]]
+    counts = ((modes.count(mode), how) for mode, how in _IN_MIXTURES.items())
+    parts = ", ".join(f"{count} {how}" for count, how in counts if count)
+    return f"of {len(modes)} layers recomputed: {parts}"
 
 
 def states(model: BaseModel, gpus: int) -> str:

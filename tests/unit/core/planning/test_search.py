@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core.planning.cases import LARGE, SMALL, h200, request
 
-from latticeforge_operator.core.planning import Misfit, StagePlan
+from latticeforge_operator.core.planning import Misfit, StagePlan, words
 from latticeforge_operator.core.planning.options import site_of
 from latticeforge_operator.core.planning.search import search
 from latticeforge_operator.core.planning.strategies import SHARDINGS, micro_batches, shardings
@@ -157,3 +158,25 @@ def test_after_running_out_of_memory_a_mode_is_named_that_leaves_more_free() -> 
     assert careful.memory.reserved <= 0.9 * careful.memory.capacity < usual.memory.reserved
     assert usual.strategy.recompute is Recompute.AUTO
     assert careful.strategy.recompute is not Recompute.AUTO
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fields", "said"),
+    [
+        (8, {"method": "LoRA", "hyperparameters": {"sequenceLength": 512}}, "nothing recomputed"),
+        (
+            1,
+            {"method": "QLoRA", "hyperparameters": {"sequenceLength": 16_384}},
+            r"of 80 layers recomputed: \d+ in norms and gated products, \d+ whole$",
+        ),
+        (
+            1,
+            {"method": "QLoRA", "hyperparameters": {"sequenceLength": 65_536}},
+            r"of 80 layers recomputed: \d+ whole, \d+ whole with their inputs in host memory$",
+        ),
+    ],
+)
+def test_what_is_recomputed_is_said(gpus: int, fields: dict[str, Any], said: str) -> None:
+    plan = found(gpus, LARGE, **fields)
+    assert isinstance(plan, StagePlan)
+    assert re.search(said, words.strategy(plan)), words.strategy(plan)

@@ -68,7 +68,7 @@ def test_the_full_stack_trains_on_its_owners_eight_gpus() -> None:
     hourly = train.units * float(option.pool.spec.price_per_gpu_hour)
     assert hourly == pytest.approx(28.72)
     assert 0.5 < option.seconds.expected / 3600 < 3  # its owner's figure is 1.7 hours
-    assert option.cost.high <= 60  # its owner's is about 50 dollars
+    assert 10 < option.cost.expected < 60  # its owner's is about 50 dollars
     assert option.stages[0].strategy.offload is Offload.OPTIMIZER
 
 
@@ -107,7 +107,7 @@ def test_the_budget_stack_is_data_parallel_on_its_owners_pair() -> None:
     option = plan_stack(wanted, pools, NF4, data=CIC).option
     assert (option.pool.name, option.gpus) == ("h200-pair", 2)
     assert option.stages[0].strategy.zero_stage == 0
-    assert option.cost.high <= 40  # its owner's figure is about 30 dollars
+    assert 5 < option.cost.expected < 40  # its owner's figure is about 30 dollars
 
 
 def test_four_gpus_are_two_of_its_nodes() -> None:

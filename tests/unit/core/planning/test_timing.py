@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.core.planning.cases import SMALL, TOKENS, asked, h200
+from tests.unit.core.planning.cases import LARGE, SMALL, TOKENS, asked, h200
 
 from latticeforge_operator.api import StackedTrainingSpec
 from latticeforge_operator.core.planning import History, Measured, Option, StageData, Work, timing
@@ -17,6 +17,12 @@ from latticeforge_trainer.contract import (
     StepKind,
     SuiteRequest,
     TrainRuntime,
+)
+from latticeforge_trainer.estimate.constants import RATES
+from latticeforge_trainer.estimate.duration import (
+    checkpoint_seconds,
+    loading_seconds,
+    result_seconds,
 )
 from latticeforge_trainer.suites import SUITES
 
@@ -59,6 +65,23 @@ def test_spot_nodes_may_cost_a_checkpoint_and_loading_again() -> None:
     assert spot.high >= stays.high + timing.CHECKPOINT_SECONDS
 
 
+def test_training_waits_for_checkpoints_that_deepspeed_writes() -> None:
+    tokens = StageData(tokens=12_000_000, exact=True)
+    request = Request(asked(method="Full"), LARGE, {"one": tokens})
+    sharded = option_of(request, h200(), 8)
+    train, stage = work(sharded, StepKind.TRAIN), sharded.stages[0]
+    seconds = tokens.tokens / stage.tokens_per_second if tokens.tokens else 0
+    stall = checkpoint_seconds(stage.run)
+    assert stall == pytest.approx(14 * LARGE.parameters.total / RATES.disk_write)
+    count = seconds // timing.CHECKPOINT_SECONDS
+    assert count >= 1
+    assert f"{count:.0f} checkpoints that it waits {stall:,.0f} s for" in train.why
+    aside = loading_seconds(stage.run) + result_seconds(stage.run)
+    assert train.seconds.expected == pytest.approx(seconds + aside + count * stall, abs=2)
+    whole = option_of(Request(asked(method="LoRA"), SMALL, {"one": tokens}), h200(), 8)
+    assert checkpoint_seconds(whole.stages[0].run) == 0
+
+
 def test_what_was_measured_sharpens_the_next_prediction() -> None:
     slow = History((Measured("owner/base", Method.LORA, "h200", 0.5),))
     before, after = (work(planned(history=h), StepKind.TRAIN).seconds for h in (None, slow))
@@ -66,6 +89,16 @@ def test_what_was_measured_sharpens_the_next_prediction() -> None:
     assert measured.tokens_per_second == pytest.approx(model.tokens_per_second / 2)
     assert after.expected > 1.3 * before.expected
     assert (after.high - after.low) / after.expected < (before.high - before.low) / before.expected
+
+
+@pytest.mark.parametrize(
+    ("runs", "error"), [((), timing.SPEED_ERROR), ((0.5,), timing.MEASURED_ERROR)]
+)
+def test_measured_runs_make_it_surer(runs: tuple[float, ...], error: float) -> None:
+    history = History(tuple(Measured("owner/base", Method.LORA, "h200", r) for r in runs))
+    seconds = planned(StageData(), history=history, gpus=1).works[0].seconds
+    assert seconds.low == pytest.approx(seconds.expected / (1 + error), abs=1)
+    assert seconds.high == pytest.approx(seconds.expected / (1 - error), abs=1)
 
 
 def test_a_million_tokens_stand_for_those_that_nobody_knows() -> None:
