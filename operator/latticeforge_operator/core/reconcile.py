@@ -275,9 +275,9 @@ class _Pass:
         if why is not None:
             self._replace(record, phase=StepPhase.FAILED, message=why)
             return self._end(Phase.FAILED, f"{step.name} failed: {why}", "StepFailed")
-        ended = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
-        wake = ended + failure.delay(restarts if last.counted else 0)
-        if not ended <= self.now < wake:
+        failed_at = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
+        wake = failed_at + failure.delay(restarts if last.counted else 0)
+        if not failed_at <= self.now < wake:
             return None  # it has waited, or the clock was set back behind the failure
         waits = self._running(step, f"{step.name} starts again soon: {last.reason}")
         return replace(waits, wake_at=wake)
