@@ -18,6 +18,7 @@ from latticeforge_operator.api.status import Attempt, Condition, Phase, PlanStat
 from latticeforge_operator.core import planner
 from latticeforge_operator.core.planner import sentence
 from latticeforge_operator.core.planning import Plan, plan_stack
+from latticeforge_operator.core.policies import remedy
 from latticeforge_operator.core.policies.remedy import headroom
 from latticeforge_operator.core.values import Launch, PublicBase
 from latticeforge_trainer.contract import ExitCode, Strategy, TrainConfig
@@ -381,13 +382,17 @@ def test_after_memory_ran_out_later_stages_leave_more_room() -> None:
     assert memory[1] < memory[0] * Decimal("0.97")
 
 
-def test_memory_that_ran_out_refuses_nothing_that_may_still_fit() -> None:
-    fields = spec(stage("one", method="Full"), stage("two", method="Full"), publish=None)
-    op = operator(fields, LARGE, (replace_nodes(ROOMY, 2),))
+def test_memory_that_ran_out_refuses_nothing_that_may_still_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    op = operator(spec(stage("one"), stage("two"), publish=None))
     trains(op)
+    before = plan(op)
+    monkeypatch.setattr(remedy, "MOST_HEADROOM", 1.0)
+    monkeypatch.setattr(remedy, "HEADROOM", 1.0)
     runs_out_of_memory(op)
-    assert planned(op).status == "True"
-    assert op.status.phase is Phase.RUNNING
+    assert plan(op).made_from != before.made_from
+    assert (planned(op).status, op.status.phase) == ("True", Phase.RUNNING)
 
 
 # --- money
