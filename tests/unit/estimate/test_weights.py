@@ -18,7 +18,7 @@ from latticeforge_trainer.estimate.training import Setup
 from latticeforge_trainer.estimate.weights import loaded_weights, placed_adapters
 from latticeforge_trainer.models.fused import fuse
 
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 128,
     "intermediate_size": 320,

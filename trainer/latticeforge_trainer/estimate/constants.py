@@ -15,6 +15,10 @@ CONTEXT = 600 * 2**20
 NCCL = 800 * 2**20
 """Bytes that NCCL takes besides, once processes have exchanged something. Assumed."""
 
+WORKSPACES = 2 * 32 * 2**20
+"""Bytes that cuBLAS works in, inside torch's allocator: 32 MiB on Hopper for each of two threads,
+that of forward and that of backward, by PyTorch's documentation."""
+
 SAFETY = 0.01
 """Share of a GPU's memory that a plan leaves free."""
 
@@ -50,7 +54,7 @@ class Constants:
     pending: float = 1.7
     """What the gated product costs more where it also adds adapters' products (FP8)."""
     launch: float = 3e-3
-    """Seconds in which the host launches a layer's kernels, forward and backward: a floor."""
+    """Seconds in which the host launches a layer's kernels with adapters, forward and backward."""
     links: float = 0.75
     """Of a link's rate, by collectives. Assumed."""
     exposed: float = 0.2

@@ -13,6 +13,13 @@ FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Architectures whose layers run as `models.blocks`, if their gate is SiLU."""
 
 
+ALIGNMENT = 16
+"""Adapters' columns are padded to a multiple of this."""
+
+CONCATENATED_ALIGNMENT = 64
+"""The same where they lie in one matrix with the weights."""
+
+
 def is_fused(model: BaseModel) -> bool:
     """Whether decoder layers run as `models.blocks`."""
     return model.architecture in FUSED and model.activation == "silu"
@@ -59,6 +66,26 @@ class Group:
     def widened(self, columns: int) -> int:
         """Numbers in the matrix of weights and adapters together."""
         return (self.outputs + columns) * (self.inputs + columns)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A group of so many layers, with room for adapters."""
+
+    count: int
+    group: Group
+    columns: int
+    """Behind an operand."""
+
+    @property
+    def matrix(self) -> int:
+        """Numbers in the matrix of weights and adapters together."""
+        return self.group.widened(self.columns)
+
+    @property
+    def copies(self) -> int:
+        """Numbers in the adapters' two halves, where they lie apart."""
+        return self.columns * (self.group.inputs + self.group.outputs)
 
 
 @lru_cache(maxsize=64)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import groupby
 
 from latticeforge_trainer.contract import Recompute
 from latticeforge_trainer.estimate.activations import Choice, LayerMemory, layer_memory
 from latticeforge_trainer.estimate.buckets import PREFETCH_BUCKET
-from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, Constants
-from latticeforge_trainer.estimate.linears import expert_parameters, groups_of, is_fused
+from latticeforge_trainer.estimate.constants import FITTED, NCCL, SAFETY, WORKSPACES, Constants
+from latticeforge_trainer.estimate.linears import expert_parameters, is_fused
 from latticeforge_trainer.estimate.recompute import (
     bytes_gathered,
     bytes_of_head,
@@ -38,9 +38,6 @@ from latticeforge_trainer.estimate.states import (
 from latticeforge_trainer.estimate.terms import Term, present, total
 from latticeforge_trainer.estimate.training import Run
 from latticeforge_trainer.estimate.weights import (
-    base_format,
-    columns,
-    is_concatenated,
     loaded_weights,
     placed_adapters,
 )
@@ -79,13 +76,14 @@ def gpu_memory(run: Run, *, constants: Constants = FITTED) -> Memory:
         run: What is trained, and how.
         constants: What its formulas leave open.
     """
-    loaded = (*loaded_weights(run), *standing_states(run))
+    workspaces = Term("workspaces", WORKSPACES, "of cuBLAS, 32 MiB for each of two threads")
+    loaded = (*loaded_weights(run), *standing_states(run), workspaces)
     choice = choice_of(run, run.chip.memory_bytes - constants.context - total(loaded))
     standing = (*loaded, *later_states(run), *placed_adapters(run, choice.spare))
     peak = max(_moments(run, choice.modes), key=total)
     terms = present(*standing, *peak)
     allocated = total(terms)
-    fragments = constants.fragments["full" if run.is_full else base_format(run)] * total(peak)
+    fragments = constants.fragments["full" if run.is_full else run.base_format] * total(peak)
     context = constants.context + (NCCL if run.world > 1 else 0)
     return Memory(
         terms=terms,
@@ -112,16 +110,23 @@ def choice_of(run: Run, free: int) -> Choice:
 def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     """What is there beside weights and states, when it can be the most."""
     memory = layer_memory(run.model.shape, run.width)
-    of_mode = {mode: _kept(memory, mode) * rows_kept(run) for mode in set(modes)}
-    kept = [of_mode[mode] for mode in modes]
+    sizes = {mode: _kept(memory, mode) * rows_kept(run) for mode in set(modes)}
+    kept = [sizes[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
     gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
-    largest = max(run.model.shape.vocabulary, run.model.shape.intermediate) * run.model.shape.hidden
     yield (
         Term("gradients", gradients, "of everything that is trained"),
-        Term("update", update_buffers(run, largest if run.is_full else 0), "of a bucket"),
+        Term("update", _in_update(run), "a bucket of gradients in 32 bits"),
     )
+
+
+def _in_update(run: Run) -> int:
+    shape = run.model.shape
+    largest = shape.hidden * max(shape.vocabulary, shape.intermediate) if run.is_full else 0
+    # Before that, the embedding's gradient is added to that of the head, if they are one.
+    added = run.width * shape.hidden * shape.vocabulary if run.is_full and shape.tied else 0
+    return max(update_buffers(run, largest), added)
 
 
 def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:
@@ -149,11 +154,9 @@ def _in_backward(
     of_layer = (run.trained - tables) / shape.layers
     of_head = shape.vocabulary * shape.hidden if run.is_full else 0
     peak = (0, 0, 0, 0)
-    last = len(modes) - 1
-    for layer, below in enumerate(accumulate(kept)):
-        if 0 < layer < last and modes[layer - 1] == modes[layer] == modes[layer + 1]:
-            continue  # among layers that are alike, one at an end has the most
-        passed = of_head + (last - layer) * of_layer
+    for layer in _ends(modes):
+        below = sum(kept[: layer + 1])
+        passed = of_head + (len(modes) - 1 - layer) * of_layer
         gradients = waiting or int(gradient_width(run) * passed)
         again = _again(run, modes[layer], memory)
         peak = max(peak, (below + gradients + again, below, gradients, again))
@@ -166,6 +169,15 @@ def _in_backward(
         Term("reduction buckets", reduction_buffers(run), "of 16-bit gradients"),
         Term("gathered weights", _gathered(run), "a layer, its gradients, the next matrices"),
     )
+
+
+def _ends(modes: list[Recompute]) -> Iterator[int]:
+    """The first and the last layer of each mode: between them, all that changes does so evenly."""
+    start = 0
+    for _, layers in groupby(modes):
+        end = start + sum(1 for _ in layers)
+        yield from (start, end - 1)
+        start = end
 
 
 _KEPT = {
@@ -196,11 +208,10 @@ def _passing(run: Run) -> int:
     inner, hidden = shape.intermediate, shape.hidden
     if not is_fused(run.model):
         return layer_memory(shape, width).passing * rows_kept(run)
-    groups = [group for _, group in groups_of(run.model)]
-    room = sum(columns(run, group) for group in groups) if is_concatenated(run) else 0
+    room = sum(placed.columns for placed in run.groups) if run.is_concatenated else 0
     gated = run.tokens * width * (4 * inner + hidden + room)
     gated += width * inner * hidden if run.is_full else 0  # the down projection's gradient
-    if base_format(run) != "fp8":
+    if run.base_format != "fp8":
         return gated
     through_norm = run.tokens * (width * (2 * inner + 3 * hidden) + 2 * inner) + 2 * inner * hidden
     return max(gated, through_norm)
@@ -209,10 +220,10 @@ def _passing(run: Run) -> int:
 def _gathered(run: Run) -> int:
     if run.strategy.zero_stage < 3:
         return 0
-    groups = groups_of(run.model)
-    experts = expert_parameters(run.model.shape)
-    layer = (sum(n * g.parameters for n, g in groups) + experts) // run.model.shape.layers
-    matrix = max(width * group.inputs for _, group in groups for width in group.widths)
+    groups = [placed.group for placed in run.groups]
+    weights = sum(placed.count * placed.group.parameters for placed in run.groups)
+    layer = (weights + expert_parameters(run.model.shape)) // run.model.shape.layers
+    matrix = max(width * group.inputs for group in groups for width in group.widths)
     trained = layer + matrix if run.is_full else 0  # its gradients, one of them flattened
     return run.width * (layer + max(PREFETCH_BUCKET, matrix) + trained)
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
-from latticeforge_trainer.contract import Method, Recompute, Strategy, TrainPayload
+from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.chips import Chip
-from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.linears import (
+    ALIGNMENT,
+    CONCATENATED_ALIGNMENT,
+    Placed,
+    adapter_parameters,
+    groups_of,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,27 @@ class Setup:
         """Whether gradients wait for those of other micro-batches, in 32 bits."""
         return self.micro_batches > 1
 
+    @cached_property
+    def base_format(self) -> Literal["bf16", "nf4", "fp8"]:
+        """What the linear layers are made of."""
+        if self.payload.method is Method.QLORA:
+            return "nf4"
+        return "fp8" if self.payload.lora and self.payload.lora.base_dtype else "bf16"
+
+    @cached_property
+    def is_concatenated(self) -> bool:
+        """Whether adapters lie in one matrix with the weights; see `models.linears`."""
+        return self.base_format != "fp8" and not self.is_full and self.strategy.zero_stage < 3
+
+    @cached_property
+    def groups(self) -> tuple[Placed, ...]:
+        """The linear layers, in groups with room for adapters."""
+        alignment = CONCATENATED_ALIGNMENT if self.is_concatenated else ALIGNMENT
+        return tuple(
+            Placed(count, group, group.columns(self.payload.lora, alignment))
+            for count, group in groups_of(self.model)
+        )
+
     @property
     def has_plain_head(self) -> bool:
         """Whether the loss is taken as `training.head` does: on a whole, uncapped head."""
@@ -76,10 +104,12 @@ class Run(Setup):
     chip: Chip
 
 
-def conflict(payload: TrainPayload, zero_stage: int) -> str | None:
+def conflict(payload: TrainPayload, zero_stage: int, offload: Offload = Offload.NONE) -> str | None:
     """Why a method does not run under a ZeRO stage, in a sentence; None: it does."""
     if payload.method is Method.QLORA and zero_stage == 3:
         return "QLoRA runs under ZeRO 0 to 2: 4-bit weights cannot be partitioned"
     if payload.lora and payload.lora.base_dtype is not None and zero_stage:
         return "lora.baseDtype FP8 runs under ZeRO 0: DeepSpeed would cast its weights"
+    if payload.optimizer_states == "int8" and zero_stage and offload is not Offload.NONE:
+        return "optimizerStates INT8 stay on the GPU: leave offload out, or use FP32"
     return None

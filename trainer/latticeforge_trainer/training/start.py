@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import Method, TrainConfig, TrainPayload
+from latticeforge_trainer.contract import Method, Strategy, TrainConfig, TrainPayload
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.estimate.base_model import why_untrainable
 from latticeforge_trainer.estimate.training import conflict
@@ -51,7 +51,7 @@ def starting_model(
     """
     payload, strategy = config.payload, config.runtime.strategy
     folder = starting_folder(config, store)
-    refuse_mismatch(payload, quantization_of(folder), strategy.zero_stage)
+    refuse_mismatch(payload, quantization_of(folder), strategy)
     base_dtype = payload.lora.base_dtype if payload.lora else None
     if base_dtype is not None:
         refuse_without_fp8(device)
@@ -67,13 +67,13 @@ def starting_model(
     return model if payload.lora is None else _with_adapter(model, config, store)
 
 
-def refuse_mismatch(payload: TrainPayload, quantization: str | None, zero_stage: int) -> None:
+def refuse_mismatch(payload: TrainPayload, quantization: str | None, strategy: Strategy) -> None:
     """Refuse what cannot be trained.
 
     Raises:
         UserError: With what to do instead.
     """
-    why = conflict(payload, zero_stage)
+    why = conflict(payload, strategy.zero_stage, strategy.offload)
     if why is not None:
         raise UserError(why)
     why = why_untrainable(quantization, payload.method)

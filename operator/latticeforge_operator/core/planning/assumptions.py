@@ -89,6 +89,9 @@ def warnings(spec: StackedTrainingSpec, option: Option) -> tuple[str, ...]:
         )
     if option.per_million and (spec.budget is not None or spec.compute.deadline is not None):
         found.append("tokens are unknown, so budget and deadline have not been checked")
+    has = option.pool.spec.gpus_per_node * (option.pool.nodes or 0)
+    if option.pool.nodes is not None and option.gpus > has:
+        found.append(f"{option.gpus} GPUs are asked for, and pool {option.pool.name} has {has} now")
     for stage in option.stages:
         sequences = stage.run.payload.sequences_per_step
         if sequences % stage.run.world:

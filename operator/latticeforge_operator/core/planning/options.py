@@ -11,7 +11,7 @@ from latticeforge_operator.api.base import parse_quantity
 from latticeforge_operator.core.planning import words
 from latticeforge_operator.core.planning.history import History
 from latticeforge_operator.core.planning.placement import PlanError, pods_of, unserved
-from latticeforge_operator.core.planning.plan import Option, StageData, StagePlan
+from latticeforge_operator.core.planning.plan import Misfit, Option, StageData, StagePlan
 from latticeforge_operator.core.planning.search import Site, Task, least, search
 from latticeforge_operator.core.planning.timing import Context, training_only, works_of
 from latticeforge_operator.core.steps import Step, line
@@ -65,8 +65,11 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
     except PlanError as error:
         return replace(option, refusal=str(error))
     stages: list[StagePlan] = []
+    searched: dict[str, StagePlan | list[Misfit]] = {}
     for task in request.tasks(pool):
-        found = search(task, site)
+        if task.shape not in searched:  # stages of one stack are often alike
+            searched[task.shape] = search(task, site)
+        found = searched[task.shape]
         if isinstance(found, list):
             why = words.misfit(site, task, found)
             return replace(
@@ -76,7 +79,7 @@ def option_of(request: Request, pool: GPUPool, gpus: int) -> Option:
                 reason=f"{task.stage} does not fit: {why}",
                 misfit=least(found),
             )
-        stages.append(found)
+        stages.append(task.taken(found))
     option = replace(option, stages=tuple(stages), disk=_disk(request, stages))
     option = _timed(request, option)
     return replace(option, refusal=_refusal(request, option, site.chip))

@@ -9,7 +9,7 @@ stay free than the trainer would leave.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from latticeforge_operator.api import GPUPool
@@ -34,6 +34,19 @@ from latticeforge_trainer.estimate.training import Run
 ALIKE = 0.99
 """A strategy within this share of the fastest is taken before it if it needs less machinery."""
 
+_OF_NO_WEIGHT = {
+    "learning_rate",
+    "schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "continue_adapter",
+    "seed",
+}
+"""What changes a result, but neither memory nor speed."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -44,6 +57,16 @@ class Task:
     model: BaseModel
     data: StageData
     factor: Factor
+
+    @property
+    def shape(self) -> str:
+        """All of it that memory and speed follow from."""
+        return f"{self.payload.model_dump_json(exclude=_OF_NO_WEIGHT)} {self.data.document_length}"
+
+    def taken(self, plan: StagePlan) -> StagePlan:
+        """The plan of a task of the same shape, for this one."""
+        run = replace(plan.run, payload=self.payload)
+        return replace(plan, stage=self.stage, run=run, factor=self.factor, data=self.data)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core.planning.cases import LARGE, SMALL, h200, request
 
-from latticeforge_operator.core.planning import Misfit, StagePlan, words
+from latticeforge_operator.core.planning import Misfit, StageData, StagePlan, words
+from latticeforge_operator.core.planning.history import Factor
 from latticeforge_operator.core.planning.options import site_of
-from latticeforge_operator.core.planning.search import search
+from latticeforge_operator.core.planning.search import Task, search
 from latticeforge_operator.core.planning.strategies import SHARDINGS, micro_batches, shardings
 from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
 from latticeforge_trainer.estimate.chips import chip
@@ -38,7 +39,7 @@ def found(
 def payload(method: Method = Method.FULL, **fields: Any) -> TrainPayload:
     lora = None if method is Method.FULL else {"rank": 16}
     defaults = {"sequence_length": 4096, "global_batch_tokens": 131_072, "lora": lora}
-    return TrainPayload(method=method, learning_rate=1e-5, **(defaults | fields))
+    return TrainPayload(method=method, **({"learning_rate": 1e-5} | defaults | fields))
 
 
 @given(METHODS, GPUS)
@@ -124,6 +125,24 @@ def test_nothing_that_fits_is_faster(method: Method, gpus: int, model: Any) -> N
     assert isinstance(plan, StagePlan) == (best > 0)
     if isinstance(plan, StagePlan):
         assert plan.tokens_per_second >= 0.99 * best
+
+
+@given(st.floats(1e-6, 1e-3), st.integers(0, 9), st.sampled_from([512, 4096]))
+def test_tasks_of_one_shape_need_the_same(rate: float, seed: int, length: int) -> None:
+    tasks = [
+        Task("one", payload(sequence_length=4096), SMALL, StageData(), Factor()),
+        Task(
+            "two",
+            payload(sequence_length=length, learning_rate=rate, seed=seed),
+            SMALL,
+            StageData(),
+            Factor(),
+        ),
+    ]
+    alike = len({task.shape for task in tasks}) == 1
+    assert alike == (length == 4096)
+    runs = [Run(SMALL, task.payload, Strategy(), chip("H200")) for task in tasks]
+    assert (gpu_memory(runs[0]) == gpu_memory(runs[1])) == alike
 
 
 @pytest.mark.parametrize("gpus", [2, 4])

@@ -136,6 +136,18 @@ def test_a_stack_of_two_stages_has_one_place_and_two_strategies() -> None:
     assert plan.option.seconds.expected <= 12 * 3600
 
 
+def test_stages_that_are_alike_are_searched_once_and_planned_each() -> None:
+    stages = [
+        stage("one", hyperparameters={"learningRate": "1e-4"}),
+        stage("two", hyperparameters={"learningRate": "1e-5", "seed": 7}),
+        stage("three", hyperparameters={"sequenceLength": 512}),
+    ]
+    together = plan_of(*stages).option
+    for wanted, planned in zip(stages, together.stages, strict=True):
+        alone = plan_of(wanted, compute={"gpus": together.gpus}).option.stages[0]
+        assert planned == alone
+
+
 # --- refusals
 
 
@@ -264,6 +276,14 @@ def test_what_its_author_should_know(
 ) -> None:
     plan = plan_stack(asked(**fields), [h200()], SMALL, data=data)
     assert [w.startswith(warning) for w in plan.warnings] == [True]
+
+
+def test_more_gpus_than_the_pool_has_are_a_warning() -> None:
+    small = h200().model_copy(update={"nodes": 1})
+    wanted = asked(compute={"gpus": 16})
+    plan = plan_stack(wanted, [small], SMALL, data={"one": TOKENS})
+    assert plan.warnings == ("16 GPUs are asked for, and pool h200 has 8 now",)
+    assert plan_stack(wanted, [h200()], SMALL, data={"one": TOKENS}).warnings == ()
 
 
 def test_a_budget_that_is_expected_to_be_missed_is_a_warning() -> None:
