@@ -92,7 +92,7 @@ class OperatorProcess:
     """An operator of its own, beside its CPU time and memory."""
 
     def __init__(self, kubeconfig: Path, log: Path) -> None:
-        environment = os.environ | {"KUBECONFIG": str(kubeconfig)}
+        environment = os.environ | {"KUBECONFIG": str(kubeconfig), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "latticeforge_operator.cluster", "--namespace", "default"]
         with log.open("ab") as out:
             self._process = subprocess.Popen(

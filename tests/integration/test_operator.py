@@ -86,6 +86,7 @@ class World:
                 env={
                     **os.environ,
                     "KUBECONFIG": str(self._kubeconfig),
+                    "HF_HUB_OFFLINE": "1",
                     "PYTHONPATH": os.pathsep.join(sys.path),
                 },
             )
@@ -222,6 +223,7 @@ async def test_a_stack_runs_to_its_end_and_its_deletion_leaves_nothing(world: Wo
     assert [step["phase"] for step in status["steps"]] == ["Done"] * len(LINE)
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
         "Accepted": "True",
+        "Planned": "True",
         "Progressing": "False",
         "Succeeded": "True",
     }

@@ -139,6 +139,17 @@ def test_a_readme_does_not_change_the_models_fingerprint(store: Store) -> None:
     assert run(store, config_of())[0].base.licence == "mit"
 
 
+def test_a_result_of_an_earlier_version_gets_the_bases_sizes(store: Store) -> None:
+    first, _ = run(store, config_of())
+    path = store.path(first.artifact) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["result"]["base"]["config"]
+    path.write_text(json.dumps(manifest))
+    again, reused = run(store, config_of())
+    assert reused
+    assert again.base == first.base
+
+
 def test_it_finds_later_results(store: Store) -> None:
     artifact = run(store, config_of())[0].artifact
     train = step_digest(StepKind.TRAIN, {"lr": 1}, [artifact])
@@ -394,6 +405,23 @@ def test_a_new_commit_is_another_result(published: HubServer, store: Store) -> N
     assert not reused
     assert (first.data[0].samples, second.data[0].samples) == (20, 21)
     assert second.base == first.base
+
+
+def test_the_base_is_told_before_data_and_weights_move(published: HubServer, store: Store) -> None:
+    moved: list[int] = []
+
+    class Counting(Sent):
+        def send(self, progress: Progress) -> None:
+            super().send(progress)
+            moved.append(len(published.requests(r"GET /(lfs|datasets)/")))
+
+    sink, config = Counting(), config_of(HUB_DATA, base="me/tiny")
+    reporter = Reporter(StepKind.PREPARE, config.digest, sink, interval=3600)
+    result, _ = prepare.run(config, store, reporter)
+    assert [report.base for report in sink.messages] == [None, result.base]
+    assert moved == [0, 1], "what moved first is the weights' header alone"
+    assert result.base.config is not None
+    assert result.base.config["model_type"] == "qwen2"
 
 
 def test_everything_is_refused_before_the_weights_move(published: HubServer, store: Store) -> None:

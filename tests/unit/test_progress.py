@@ -14,6 +14,7 @@ from latticeforge_trainer import progress as module
 from latticeforge_trainer.contract import (
     ExitCode,
     MergeResult,
+    ModelFacts,
     Progress,
     StepKind,
     StepState,
@@ -28,6 +29,16 @@ from latticeforge_trainer.progress import (
     sink_from_environment,
 )
 
+BASE = ModelFacts(
+    path="models/base",
+    revision="c0ffee",
+    architecture="Qwen2ForCausalLM",
+    parameters=1000,
+    hidden_size=8,
+    layers=2,
+    vocabulary=256,
+    config={"model_type": "qwen2"},
+)
 RESULT = MergeResult(bytes=3, max_logit_difference=0.1, top1_agreement=1)
 
 
@@ -85,6 +96,21 @@ def test_reports_are_throttled_and_only_sent_when_something_moved(clock: Clock) 
     assert {(p.step, p.digest, p.state) for p in sink.sent} == {
         (StepKind.TRAIN, "d" * 64, StepState.RUNNING)
     }
+
+
+def test_what_the_base_is_is_told_at_once_and_from_then_on(clock: Clock) -> None:
+    sink = Sink()
+    report = reporter(sink, clock)
+    report.update("checked", 0.1)
+    report.learned(BASE, "checked", 0.1)
+    report.update("too soon", 0.2)
+    clock.now += 10
+    report.update("downloading", 0.3)
+    assert [(p.message, p.base) for p in sink.sent] == [
+        ("checked", None),
+        ("checked", BASE),
+        ("downloading", BASE),
+    ]
 
 
 def test_a_lost_report_does_not_reach_the_work(

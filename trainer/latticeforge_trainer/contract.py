@@ -595,6 +595,8 @@ class ModelFacts(Contract):
     quantization: str | None = None
     """`nf4`, `int4`, `gptq`, …; None for 16- and 32-bit weights."""
     licence: str | None = None
+    config: dict[str, Any] | None = None
+    """What sizes follow from in its `config.json`; None in results of earlier versions."""
 
 
 class DataFacts(Contract):
@@ -802,6 +804,8 @@ class Progress(Contract):
     """RFC 3339, UTC."""
     reused: bool = False
     """Done because the artifact was already complete."""
+    base: ModelFacts | None = None
+    """What a running `prepare` has learned of the base, before its weights move."""
     train: TrainMeters | None = None
     result: StepResult | None = None
     exit_code: int | None = None

@@ -74,6 +74,7 @@ class Preparation:
             NetworkError: The Hub does not answer.
         """
         facts, renderer = self._check_base()
+        self.reporter.learned(facts, f"checked {self.base.name}", 0.02)
         files = self._bring_data()
         self._check_data(files, renderer)
         trained, held = self._hold_out(self._tokenize(files, renderer))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from latticeforge_trainer.contract import (
     ExitCode,
+    ModelFacts,
     Progress,
     StepKind,
     StepResult,
@@ -148,6 +149,7 @@ class Reporter:
             if interval is None
             else interval
         )
+        self._base: ModelFacts | None = None
         self._last: dict[str, Any] | None = None
         self._last_time = float("-inf")
 
@@ -165,12 +167,23 @@ class Reporter:
             return
         self._last, self._last_time = fields, self._clock()
         progress = self._progress(
-            StepState.RUNNING, message, fraction=fraction, eta_seconds=eta_seconds, train=train
+            StepState.RUNNING,
+            message,
+            fraction=fraction,
+            eta_seconds=eta_seconds,
+            base=self._base,
+            train=train,
         )
         try:
             self._sink.send(progress)
         except NetworkError as error:
             log.warning("progress not reported, training goes on: %s", error)
+
+    def learned(self, base: ModelFacts, message: str, fraction: float) -> None:
+        """Report what the base is, at once; later reports of the running step say it too."""
+        self._base = base
+        self._last, self._last_time = None, float("-inf")  # nothing may drop this one
+        self.update(message, fraction)
 
     def done(self, message: str, result: StepResult, *, reused: bool = False) -> None:
         """Report the result.

@@ -131,6 +131,7 @@ def stacked_training_crd() -> dict[str, Any]:
         _column("Progress", ".status.progress.percent", "integer"),
         _column("ETA", ".status.progress.eta"),
         _column("Cost", ".status.cost.spent"),
+        _column("Forecast", ".status.cost.forecast", wide=True),
         _column("Loss", ".status.progress.loss", wide=True),
         _column("GPUs", ".status.plan.gpus", "integer", wide=True),
         _column("Pool", ".status.plan.pool", wide=True),

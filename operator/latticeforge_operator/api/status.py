@@ -47,7 +47,7 @@ class Condition(StatusModel):
     """A `metav1.Condition`."""
 
     type: str
-    """Accepted, Progressing, Succeeded."""
+    """Accepted, Planned, Progressing, Succeeded."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: str
@@ -187,8 +187,8 @@ class CostStatus(StatusModel):
     currency: str = "USD"
     """ISO 4217 code."""
     forecast: str | None = None
-    """Money that the whole is expected to have cost in the end, if the rest goes as before; empty
-    until enough has run to tell, and when nothing runs."""
+    """Money that the whole is expected to have cost in the end: by the plan, and once enough has
+    run, if the rest goes as before; empty while neither is known, and when nothing runs."""
     useful: str = "0.00"
     """The part of `spent` that went into results; with `lost` and `waiting` it is the whole."""
     lost: str = "0.00"
@@ -261,15 +261,20 @@ class PlanStatus(StatusModel):
     stages: list[StagePlanStatus] = Field(default_factory=list)
     """The stages; empty where nothing is predicted: on CPU, and before the base is known."""
     hours: SpreadStatus | None = None
-    """Hours of the whole stack; empty while tokens are unknown."""
+    """Hours of what had not started when it was planned; empty while tokens are unknown."""
     cost: SpreadStatus | None = None
-    """Money for the whole stack; empty while tokens are unknown."""
+    """Money for what had not started when it was planned; empty while tokens are unknown."""
     currency: str | None = None
     """ISO 4217 code of `cost`."""
     tradeoff: str = ""
     """What was given for what, in one sentence; empty where nothing was."""
     assumptions: list[str] = Field(default_factory=list)
     """What the figures rest on."""
+    seconds: dict[str, int] = Field(default_factory=dict)
+    """Predicted seconds of each step; empty while tokens are unknown."""
+    made_from: str = ""
+    """Fingerprint of what it follows from: when that changes, what has not started is planned
+    anew."""
 
 
 class PublishedStatus(StatusModel):
@@ -311,7 +316,7 @@ class TrainingStatus(StatusModel):
             "x-kubernetes-list-map-keys": ["type"],
         },
     )
-    """Accepted, Progressing, Succeeded."""
+    """Accepted, Planned, Progressing, Succeeded."""
     started_at: str | None = None
     """When the first step was started."""
     finished_at: str | None = None

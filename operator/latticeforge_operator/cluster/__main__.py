@@ -31,6 +31,7 @@ from latticeforge_operator.cluster.client import (
 )
 from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.names import GROUP, TRAINING_LABEL, VERSION
+from latticeforge_operator.cluster.public_bases import HUB, PublicBases
 from latticeforge_operator.cluster.reconciler import Reconciler
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.cluster.stateless import NoDiffBase, NoProgress
@@ -132,9 +133,9 @@ class Operator:
                 for obj in listed.items:
                     mirror.put(kind, obj)
         telemetry.registry.register(StackCollector(mirror.stacks, mirror.active_pods))
-        self._reconciler = Reconciler(
-            self._client, mirror, Settings.from_environment(self.namespaces), telemetry=telemetry
-        )
+        told = Settings.from_environment(self.namespaces)
+        bases = None if told.hub_offline else PublicBases(told.hub_endpoint or HUB)
+        self._reconciler = Reconciler(self._client, mirror, told, telemetry=telemetry, bases=bases)
         self._resync = asyncio.create_task(self._reconciler.resync())
 
     async def cleanup(self, **_: Any) -> None:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from latticeforge_operator.api import GPUPool
 from latticeforge_operator.cluster.client import Listing
+from latticeforge_operator.cluster.measurements import Measurements
 from latticeforge_operator.cluster.names import (
     ATTEMPT_ANNOTATION,
     DIGEST_ANNOTATION,
@@ -29,15 +30,13 @@ from latticeforge_operator.cluster.names import (
     TRAINER_CONTAINER,
     TRAINING_LABEL,
     UID_LABEL,
+    Key,
 )
 from latticeforge_operator.core.values import JobView, Observed, PodView
 from latticeforge_trainer.contract import Progress, step_of_key
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-Key = tuple[str, str]
-"""Namespace and name of a StackedTraining."""
 
 _LOG_TAIL = 2048
 """Characters; the kubelet keeps no more."""
@@ -67,6 +66,7 @@ class Mirror:
         self._trainings: dict[Key, _Kept[dict[str, Any]]] = {}
         self._pools: dict[str, _Kept[GPUPool | None]] = {}
         self._children: dict[Key, dict[tuple[str, str], _Kept[Value]]] = defaultdict(dict)
+        self._measurements = Measurements()
 
     def put(self, kind: str, obj: dict[str, Any]) -> list[Key]:
         """Take in an object; returns the stacks that it concerns."""
@@ -116,6 +116,7 @@ class Mirror:
         before, after = _store(self._trainings, key, kept, removed=removed)
         if after is None:
             self._children.pop(key, None)
+        self._measurements.see(key, after.value if after is not None else None)
         # The operator's own status writes come back as events; they are no news.
         same = (
             before is not None and after is not None and _asks(before.value) == _asks(after.value)
@@ -215,6 +216,7 @@ class Mirror:
             progress={
                 k: v for value in values if isinstance(value, dict) for k, v in value.items()
             },
+            history=self._measurements.history,
         )
 
 

@@ -47,3 +47,6 @@ __all__ = [
     "UID_LABEL",
     "VERSION",
 ]
+
+Key = tuple[str, str]
+"""Namespace and name of a StackedTraining."""

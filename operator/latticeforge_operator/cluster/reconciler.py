@@ -12,6 +12,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,15 +34,19 @@ from latticeforge_operator.cluster.client import (
     Refused,
     Unavailable,
 )
-from latticeforge_operator.cluster.mirror import Key, Mirror
-from latticeforge_operator.cluster.names import TRAINING_LABEL
+from latticeforge_operator.cluster.mirror import Mirror
+from latticeforge_operator.cluster.names import TRAINING_LABEL, Key
+from latticeforge_operator.cluster.public_bases import PublicBases
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.cluster.telemetry import Telemetry
+from latticeforge_operator.core.idle import refuse
 from latticeforge_operator.core.launch import store_claim
 from latticeforge_operator.core.policies.failure import Outcome
-from latticeforge_operator.core.reconcile import reconcile, refuse
+from latticeforge_operator.core.reconcile import FINAL, reconcile
 from latticeforge_operator.core.settle import PATIENCE
+from latticeforge_operator.core.steps import kind_of
 from latticeforge_operator.core.values import Decision, Event, Launch
+from latticeforge_trainer.contract import StepKind
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +80,7 @@ class Reconciler:
         settings: The operator's settings.
         now: The time.
         telemetry: Where passes are counted.
+        bases: Where to ask what public models are; None: nowhere.
     """
 
     def __init__(
@@ -83,10 +89,13 @@ class Reconciler:
         mirror: Mirror,
         settings: Settings,
         now: Callable[[], datetime] = utc_now,
+        *,
         telemetry: Telemetry | None = None,
+        bases: PublicBases | None = None,
     ) -> None:
         self._client, self.mirror, self._settings, self._now = client, mirror, settings, now
         self.telemetry = telemetry or Telemetry()
+        self._bases = bases
         self._dirty: set[Key] = set()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -136,6 +145,8 @@ class Reconciler:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._bases is not None:
+            await self._bases.aclose()
 
     async def _work(self, key: Key) -> None:
         loop = asyncio.get_running_loop()
@@ -227,6 +238,10 @@ class Reconciler:
         except ValueError as error:
             generation = obj["metadata"].get("generation", 1)
             return refuse(generation, status, observed, sentence(error), now), None
+        if self._bases is not None and _is_unread(status):
+            source = training.spec.base
+            base = self._bases.of(source.model, source.revision, lambda: self.wake(key))
+            observed = replace(observed, public_base=base)
         return reconcile(training, status, observed, now), training
 
     async def _look_closer(self, key: Key) -> None:
@@ -353,6 +368,12 @@ class Reconciler:
             key = (meta["namespace"], meta["name"])
             told = f"event not told: {event.message}: {error}"
             log.warning("%s/%s: %s", *key, told, extra=_about(key))
+
+
+def _is_unread(status: TrainingStatus) -> bool:
+    """Whether no `prepare` has told yet what the base is."""
+    prepared = (s for s in status.steps if s.result and kind_of(s.name) is StepKind.PREPARE)
+    return status.phase not in FINAL and next(prepared, None) is None
 
 
 def _about(key: Key) -> dict[str, str]:

@@ -21,7 +21,8 @@ class Settings:
     """Seconds between two reports of a step; `LATTICEFORGE_PROGRESS_INTERVAL`."""
     hub_endpoint: str | None = None
     """Another Hub than huggingface.co; `HF_ENDPOINT`."""
-
+    hub_offline: bool = False
+    """Whether the operator leaves the Hub alone; `HF_HUB_OFFLINE`."""
     pull_secrets: tuple[str, ...] = ()
     """Secrets, in a stack's namespace, with which its pods' image is pulled;
     `LATTICEFORGE_TRAINER_PULL_SECRETS`, separated by commas."""
@@ -44,6 +45,7 @@ class Settings:
             trainer_image=os.environ.get("LATTICEFORGE_TRAINER_IMAGE", DEFAULT_TRAINER_IMAGE),
             progress_interval=os.environ.get("LATTICEFORGE_PROGRESS_INTERVAL"),
             hub_endpoint=os.environ.get("HF_ENDPOINT"),
+            hub_offline=os.environ.get("HF_HUB_OFFLINE", "0").lower() in {"1", "true", "yes", "on"},
             pull_secrets=tuple(name for name in secrets if name),
             storage_class=os.environ.get("LATTICEFORGE_STORAGE_CLASS"),
             shared_storage_class=os.environ.get("LATTICEFORGE_SHARED_STORAGE_CLASS"),

@@ -15,8 +15,11 @@ from latticeforge_operator.api import GPUPool, StackedTraining, TrainingStatus
 from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStatus
 from latticeforge_operator.api.training import Mode, OnExceed, OnGateFailure
 from latticeforge_operator.core import ledger
+from latticeforge_operator.core.idle import ended, forgotten, refuse, unplaced
 from latticeforge_operator.core.launch import Launcher
-from latticeforge_operator.core.planning import Placement, PlanError, choose_pool, place
+from latticeforge_operator.core.outlook import BASE_AWAITED
+from latticeforge_operator.core.planner import Planner, pool_at_hand
+from latticeforge_operator.core.planning import Placement, PlanError, is_on_pool
 from latticeforge_operator.core.policies import budget, failure, gate, remedy, retention
 from latticeforge_operator.core.report import Report, timestamp
 from latticeforge_operator.core.steps import Step
@@ -26,28 +29,8 @@ from latticeforge_trainer.contract import PublishResult, StepKind
 
 ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.PLANNED})
 
-
-def refuse(
-    training_generation: int,
-    status: TrainingStatus,
-    observed: Observed,
-    message: str,
-    now: datetime,
-) -> Decision:
-    """The decision for a spec that cannot be read or met: a condition, not a crash.
-
-    Args:
-        training_generation: `metadata.generation`.
-        status: The status so far; its costs and steps are kept.
-        observed: The stack's part of the cluster; what runs for an earlier spec is ended.
-        message: One sentence for its author.
-        now: The time.
-    """
-    report = Report(status, training_generation, now)
-    report.refused(message)
-    events = [] if status.message == message else [Event("Refused", message, warning=True)]
-    delete = tuple(job.name for job in observed.unfinished)
-    return Decision(status=report.status, delete=delete, events=tuple(events))
+FINAL = ENDED - {Phase.PLANNED}
+"""What only an edit ends; a plan follows its pools."""
 
 
 def reconcile(
@@ -61,71 +44,20 @@ def reconcile(
         observed: Pools, Jobs, pods and reports that belong to it.
         now: The time, UTC.
     """
-    if status.phase in ENDED and status.observed_generation == training.generation:
-        return _ended(training, status, observed, now)
+    if status.phase in FINAL and status.observed_generation == training.generation:
+        return ended(training, status, observed, now)
     if status.volume_removed_at is not None:
-        status = _forgotten(status)
+        status = forgotten(status)
     impossible = next(
         (m for s in training.spec.stages for g in s.evaluate if (m := gate.unreachable(g))), None
     )
     if impossible is not None:
         return refuse(training.generation, status, observed, impossible, now)
     try:
-        pool = choose_pool(training.spec, observed.pools)
-        for stage in training.spec.stages:
-            place(training.spec, stage, StepKind.TRAIN, pool)
+        pool = pool_at_hand(training.spec, status.plan, observed.pools)
+        return _Pass(training, status, observed, pool, now).decide()
     except PlanError as error:
-        return _unplaced(training, status, observed, str(error), now)
-    return _Pass(training, status, observed, pool, now).decide()
-
-
-def _ended(
-    training: StackedTraining, status: TrainingStatus, observed: Observed, now: datetime
-) -> Decision:
-    """The stack has ended and stays so; what still runs is ended, and billed until it is gone."""
-    removal = retention.removal_at(status.finished_at, training.spec.ttl_after_finished)
-    remove = removal is not None and now >= removal
-    jobs = observed.jobs if remove else observed.unfinished
-    delete = tuple(job.name for job in jobs if not job.deleting)
-    delete_volume = remove and bool(training.spec.storage.size) and not status.volume_removed_at
-    if delete_volume:
-        status = status.model_copy(update={"volume_removed_at": timestamp(now)})
-    try:
-        pool = choose_pool(training.spec, observed.pools)
-        report = Report(status, training.generation, now)
-        report.bill(ledger.charge_all(status.steps, observed.pods, pool, now), pool.spec.currency)
-        status = report.status
-    except PlanError:
-        pass  # without its pool nothing has a price; the bill stays as it is
-    return Decision(
-        status=status,
-        delete=delete,
-        delete_volume=delete_volume,
-        wake_at=None if remove else removal,
-    )
-
-
-def _forgotten(status: TrainingStatus) -> TrainingStatus:
-    """A status whose results went with the volume: nothing is done any more, all is still paid."""
-    retired = ledger.total(status.steps, Decimal(status.cost.retired))
-    cost = status.cost.model_copy(update={"retired": str(retired)})
-    return status.model_copy(update={"steps": [], "cost": cost, "volume_removed_at": None})
-
-
-def _unplaced(
-    training: StackedTraining,
-    status: TrainingStatus,
-    observed: Observed,
-    message: str,
-    now: datetime,
-) -> Decision:
-    """Nothing can be started; what runs goes on unless its user has asked for an end."""
-    report = Report(status, training.generation, now)
-    report.phase(Phase.PENDING, message)
-    events = [] if status.message == message else [Event("Unplaced", message, warning=True)]
-    stops = training.spec.suspend or training.spec.mode is Mode.PLAN
-    suspend = tuple(job.name for job in observed.unfinished if stops and not job.suspended)
-    return Decision(status=report.status, suspend=suspend, events=tuple(events))
+        return unplaced(training, status, observed, str(error), now)
 
 
 class _Pass:
@@ -151,7 +83,12 @@ class _Pass:
 
     def decide(self) -> Decision:
         """Walk the line and decide."""
-        current = self.walk.run()
+        current = self.walk.prepare()
+        facts = self.walk.facts()
+        self.outlook = Planner(self.training, self.status, self.observed.pools, facts).outlook()
+        self.pool = self.outlook.pool
+        if current is None:
+            current = self.walk.work(self.outlook.placement)
         if strays := self.walk.strays():
             delete = tuple(job.name for job in strays if not job.deleting)
             names = ", ".join(sorted({job.step for job in strays}))
@@ -163,11 +100,11 @@ class _Pass:
         decision = self._move_on(current)
         self._show_line()
         self.report.stages(self.training.spec.stages, self.walk.steps)
-        self.report.progress()
+        self.report.progress(self.outlook.pool)
         decision = replace(
             decision,
             status=self.report.status,
-            events=(*self.walk.events, *warnings, *decision.events),
+            events=(*self.walk.events, *self.outlook.events, *warnings, *decision.events),
             wake_at=decision.wake_at or self.walk.wake_at,
         )
         return self._with_jobs(decision)
@@ -202,9 +139,7 @@ class _Pass:
         return job.suspended and not job.queue
 
     def _show_line(self) -> None:
-        train = place(self.training.spec, self.training.spec.stages[0], StepKind.TRAIN, self.pool)
-        gpus = train.pods * train.gpus_per_pod
-        self.report.line(self.walk.steps, self.walk.records, self.charged, self.pool, gpus)
+        self.report.line(self.walk.steps, self.walk.records, self.charged, self.outlook)
 
     def _bill(self, steps: list[StepStatus]) -> tuple[Event, ...]:
         """Sum the bill; returns warnings where it crosses a share of the budget."""
@@ -232,17 +167,31 @@ class _Pass:
         spec = self.training.spec
         if current is None:
             return self._end(Phase.SUCCEEDED, self._success_message(), "Succeeded")
+        if self.outlook.refusal is not None and not self._is_under_way(current):
+            return self._end(Phase.FAILED, self.outlook.refusal, "Infeasible")
         if spec.mode is Mode.PLAN:
-            names = ", ".join(step.name for step in self.walk.steps)
-            return self._end(Phase.PLANNED, f"on pool {self.pool.name}: {names}", "Planned")
+            return self._only_plan()
         if self.walk.gate_failures:
             return self._at_gate(current)
         return self._work_on(current)
 
+    def _is_under_way(self, step: Step) -> bool:
+        """Whether GPUs are at work on it, which goes on whatever comes of the rest."""
+        return is_on_pool(step.kind) and bool(self.walk.records[step.name].attempts)
+
+    def _only_plan(self) -> Decision:
+        verdict = self.outlook.verdict
+        if verdict.reason == BASE_AWAITED:
+            return self._end(Phase.PENDING, verdict.message, "Planning")
+        if verdict.value == "True":
+            return self._end(Phase.PLANNED, verdict.message, "Planned")
+        advice = "`latticeforge plan FILE` plans with the model's config.json"
+        return self._end(Phase.PLANNED, f"{verdict.message}; {advice}", "Planned")
+
     def _work_on(self, current: Step) -> Decision:
         """Move a step on as far as budget and user allow."""
         spec = self.training.spec
-        placement = place(spec, current.stage, current.kind, self.pool)
+        placement = self.outlook.placement(current)
         allowed = budget.allowance(spec.budget, self.report.spent, placement.price_per_hour)
         limit = spec.budget.limit if spec.budget else ""
         if allowed.stops and allowed.action is OnExceed.FAIL:
@@ -251,7 +200,22 @@ class _Pass:
             return self._suspend(current, f"the budget of {limit} is spent; raise it to go on")
         if spec.suspend:
             return self._suspend(current, "suspended; set spec.suspend to false to go on")
+        if too_dear := self._too_dear(current):
+            if allowed.action is OnExceed.FAIL:
+                return self._end(Phase.FAILED, too_dear, "OverBudget")
+            return self._suspend(current, too_dear)
         return self._run(current, placement, allowed.deadline_seconds)
+
+    def _too_dear(self, step: Step) -> str | None:
+        """Why the budget cannot last, before a stage begins to train; None: it may."""
+        cost, left = self.outlook.plan.cost, self.report.planned_cost_left(self.pool)
+        if step.kind is not StepKind.TRAIN or self.walk.records[step.name].attempts:
+            return None
+        if cost is None or left is None or not Decimal(cost.expected):
+            return None
+        low = left * Decimal(cost.low) / Decimal(cost.expected)
+        spent, currency = self.report.spent, self.pool.spec.currency
+        return budget.unaffordable(self.training.spec.budget, spent, left, low, currency)
 
     def _success_message(self) -> str:
         publish = self.walk.records.get("publish")
@@ -293,6 +257,10 @@ class _Pass:
             return replace(ending, delete=(last.job,))
         if last is not None and (waits := self._after_failure(step, record, last, placement)):
             return waits
+        if is_on_pool(step.kind) and not self.outlook.is_recorded(step, self.status.plan):
+            return replace(
+                self._running(step, f"{step.name} starts by a new plan"), wake_at=self.now
+            )
         return self._start(step, record, placement, deadline)
 
     def _after_failure(
@@ -308,9 +276,9 @@ class _Pass:
         if why is not None:
             self._replace(record, phase=StepPhase.FAILED, message=why)
             return self._end(Phase.FAILED, f"{step.name} failed: {why}", "StepFailed")
-        ended = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
-        wake = ended + failure.delay(restarts if last.counted else 0)
-        if not ended <= self.now < wake:
+        failed_at = datetime.fromisoformat(last.ended_at) if last.ended_at else self.now
+        wake = failed_at + failure.delay(restarts if last.counted else 0)
+        if not failed_at <= self.now < wake:
             return None  # it has waited, or the clock was set back behind the failure
         waits = self._running(step, f"{step.name} starts again soon: {last.reason}")
         return replace(waits, wake_at=wake)

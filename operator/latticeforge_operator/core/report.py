@@ -11,7 +11,6 @@ from latticeforge_operator.api import GPUPool, Stage, TrainingStatus
 from latticeforge_operator.api.status import (
     Condition,
     Phase,
-    PlanStatus,
     ProgressStatus,
     PublishedStatus,
     ScoreStatus,
@@ -20,21 +19,11 @@ from latticeforge_operator.api.status import (
     StepStatus,
 )
 from latticeforge_operator.core import ledger
-from latticeforge_operator.core.planning import is_on_pool
+from latticeforge_operator.core.forecast import Standing
+from latticeforge_operator.core.outlook import CONDITION, Outlook
 from latticeforge_operator.core.policies import gate
 from latticeforge_operator.core.steps import PUBLISH, Step
 from latticeforge_trainer.contract import EvaluateResult, PublishResult, Score, StepKind
-
-SHARE = {
-    StepKind.PREPARE: 1,
-    StepKind.TRAIN: 10,
-    StepKind.MERGE: 1,
-    StepKind.EVALUATE: 5,
-    StepKind.PUBLISH: 1,
-}
-"""How much of the whole a step of a kind is taken for, before its time has been predicted."""
-
-_FEW_PERCENT = 0.05
 
 ConditionValue = Literal["True", "False", "Unknown"]
 
@@ -56,8 +45,8 @@ class Report:
     def __init__(self, old: TrainingStatus, generation: int, now: datetime) -> None:
         self.status = old.model_copy(update={"observed_generation": generation})
         self._old, self._now, self._generation = old, now, generation
-        self._steps: list[Step] = []
         self._records: dict[str, StepStatus] = {}
+        self._standing: Standing | None = None
         self.spent = ledger.total(old.steps, Decimal(old.cost.retired))
 
     def _set(self, **fields: object) -> None:
@@ -109,20 +98,21 @@ class Report:
         steps: list[Step],
         records: dict[str, StepStatus],
         known: list[StepStatus],
-        pool: GPUPool,
-        gpus: int,
+        outlook: Outlook,
     ) -> None:
         """The steps with their records; those not reached keep what is known of them."""
-        self._steps, self._records = steps, records
+        self._records = records
+        self._standing = Standing(steps, records, outlook.plan)
         old = {record.name: record for record in known}
         pending = [records.get(s.name) or _carried(s, old.get(s.name)) for s in steps]
-        plan = PlanStatus(pool=pool.name, gpus=gpus, steps=[step.name for step in steps])
         publish = records.get(PUBLISH)
         published = None
         if publish is not None and publish.result is not None:
             result = PublishResult.model_validate(publish.result)
             published = PublishedStatus(url=result.url, commit=result.commit)
-        self._set(steps=pending, plan=plan, published=published)
+        verdict = outlook.verdict
+        self.condition(CONDITION, verdict.value, verdict.reason, verdict.message)
+        self._set(steps=pending, plan=outlook.plan, published=published)
 
     def bill(
         self, steps: list[StepStatus], currency: str, known: Sequence[StepStatus] = ()
@@ -163,72 +153,41 @@ class Report:
             name=stage.name, phase=_stage_phase(phases, len(own)), scores=scores, model=model
         )
 
-    def progress(self) -> None:
-        """Percent and expected end, from the share of each kind of step."""
-        total = sum(SHARE[step.kind] for step in self._steps)
-        done = sum(
-            SHARE[step.kind] * self._records[step.name].fraction
-            for step in self._steps
-            if step.name in self._records
-        )
-        share = done / total if total else 0.0
+    def progress(self, pool: GPUPool) -> None:
+        """Percent, expected end and expected cost."""
+        if self._standing is None:
+            return
         meters = next(
             (r.meters for r in self._records.values() if r.phase is StepPhase.RUNNING and r.meters),
             None,
         )
         loss = meters.get("loss") if meters else None
-        cost = self.status.cost.model_copy(update={"forecast": self._forecast()})
+        forecast = self._forecast(self._standing, pool)
         self._set(
-            cost=cost,
+            cost=self.status.cost.model_copy(update={"forecast": forecast}),
             progress=ProgressStatus(
-                percent=int(share * 100),
-                eta=self._eta(share),
+                percent=int(self._standing.share * 100),
+                eta=self._eta(self._standing),
                 loss=f"{loss:.4f}" if loss is not None else None,
             ),
         )
 
-    def _eta(self, share: float) -> str | None:
-        """The expected end if the rest goes as fast as the steps that really ran."""
+    def planned_cost_left(self, pool: GPUPool) -> Decimal | None:
+        """Money that the rest costs by the plan; None where it does not say."""
+        standing, price = self._standing, Decimal(pool.spec.price_per_gpu_hour)
+        return standing.planned_cost_left(price) if standing is not None else None
+
+    def _eta(self, standing: Standing) -> str | None:
         if self.status.phase is not Phase.RUNNING:
             return None
-        ran = [
-            (SHARE[step.kind] * record.fraction, self._seconds(record))
-            for step in self._steps
-            if (record := self._records.get(step.name)) and record.phase is not StepPhase.REUSED
-        ]
-        total = sum(SHARE[step.kind] for step in self._steps)
-        worked = sum(work for work, _ in ran) / total
-        if worked < _FEW_PERCENT:
-            return None
-        seconds = sum(seconds for _, seconds in ran) * (1 - share) / worked
-        return timestamp(self._now + timedelta(seconds=seconds))
+        seconds = standing.seconds_left(self._now)
+        return None if seconds is None else timestamp(self._now + timedelta(seconds=seconds))
 
-    def _forecast(self) -> str | None:
-        """The money of the whole if the steps to come cost what those did that really ran.
-
-        Only steps on the pool cost anything.
-        """
-        if self.status.phase is not Phase.RUNNING:
+    def _forecast(self, standing: Standing, pool: GPUPool) -> str | None:
+        if self.status.phase not in {Phase.RUNNING, Phase.PLANNED}:
             return None
-        paid = [step for step in self._steps if is_on_pool(step.kind)]
-        worked = left = cost = Decimal(0)
-        for step in paid:
-            share, record = Decimal(SHARE[step.kind]), self._records.get(step.name)
-            done = Decimal(str(record.fraction)) if record is not None else Decimal(0)
-            left += share * (1 - done)
-            if record is not None and record.phase is not StepPhase.REUSED:
-                worked += share * done
-                cost += ledger.total([record], Decimal(0))
-        if not paid or worked < Decimal(str(_FEW_PERCENT)) * sum(SHARE[s.kind] for s in paid):
-            return None
-        return str((self.spent + cost * left / worked).quantize(ledger.CENT))
-
-    def _seconds(self, record: StepStatus) -> float:
-        """How long a step has taken so far."""
-        if record.started_at is None:
-            return 0.0
-        end = datetime.fromisoformat(record.finished_at) if record.finished_at else self._now
-        return (end - datetime.fromisoformat(record.started_at)).total_seconds()
+        left = standing.cost_left(Decimal(pool.spec.price_per_gpu_hour))
+        return None if left is None else str((self.spent + left).quantize(ledger.CENT))
 
 
 def score_status(stage: Stage, result: EvaluateResult, own: Score) -> ScoreStatus:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from latticeforge_operator.api import GPUPool, TrainingStatus
-from latticeforge_operator.core.planning import Placement
+from latticeforge_operator.core.planning import History, Placement
 from latticeforge_trainer.contract import Progress, StepConfig
 
 
@@ -72,6 +74,16 @@ class JobView:
 
 
 @dataclass(frozen=True)
+class PublicBase:
+    """What the Hub tells anybody of a stack's base, before `prepare` reads it with its token."""
+
+    config: Mapping[str, Any] | None = None
+    """The part of its `config.json` that sizes follow from; None: it is not to be had."""
+    awaited: bool = False
+    """Whether the Hub has been asked and has not answered yet."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """The cluster as far as one stack is concerned."""
 
@@ -80,6 +92,9 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
     """The last report of each step, by its name and digest."""
+    history: History = field(default_factory=History)
+    """What finished train steps have measured, of this stack and of others."""
+    public_base: PublicBase = field(default_factory=PublicBase)
 
     @property
     def unfinished(self) -> tuple[JobView, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from latticeforge_operator.api import GPUPool, StackedTraining, Stage
 from latticeforge_operator.api.base import parse_duration
 from latticeforge_operator.api.status import StepStatus
 from latticeforge_operator.api.training import OnGateFailure
-from latticeforge_operator.core.planning import place
+from latticeforge_operator.core.outlook import Facts
+from latticeforge_operator.core.planning import Placement, place
 from latticeforge_operator.core.policies import gate
 from latticeforge_operator.core.settle import DONE, Settlement
 from latticeforge_operator.core.steps import Step, expand
@@ -27,7 +28,7 @@ class Walk:
         training: The stack.
         known: The records of its steps, charged for their pods.
         observed: Its part of the cluster.
-        pool: The pool that it runs on.
+        pool: The pool that it is on.
         now: The time.
     """
 
@@ -50,28 +51,70 @@ class Walk:
         self._known = {record.name: record for record in known}
         self._stall_timeout = parse_duration(training.spec.failure.stall_timeout)
 
-    def run(self) -> Step | None:
-        """Settle the steps in order; returns the first that is not done or whose gate holds."""
-        while True:
-            self.steps = expand(self._training.spec, self.prepared)
-            step = next((s for s in self.steps if s.name not in self.records), None)
-            if step is None:
-                return None
-            record = self.records[step.name] = self._settle(step)
+    def prepare(self) -> Step | None:
+        """Settle the prepare steps in order; returns the first that is not done."""
+        spec = self._training.spec
+        self.steps = expand(spec, {})
+        steps = (step for step in self.steps if step.kind is StepKind.PREPARE)
+        undone = next((step for step in steps if not self._prepared(step)), None)
+        if self.prepared:  # whether there is something to merge, and every digest, follow from them
+            self.steps = expand(spec, self.prepared)
+        return undone
+
+    def _prepared(self, step: Step) -> bool:
+        """Whether a prepare step is done; its result is noted."""
+        record = self._settle(step, place(self._training.spec, step.stage, step.kind, self._pool))
+        if record.phase not in DONE:
+            return False
+        self.prepared[step.name] = PrepareResult.model_validate(record.result)
+        return True
+
+    def work(self, placement: Callable[[Step], Placement]) -> Step | None:
+        """Settle the others in order; returns the first that is not done or whose gate holds.
+
+        Args:
+            placement: Where a step runs.
+        """
+        for step in self.steps[len(self.prepared) :]:
+            record = self._settle(step, placement(step))
             if record.phase not in DONE:
                 return step
-            if step.kind is StepKind.PREPARE:
-                self.prepared[step.name] = PrepareResult.model_validate(record.result)
-            elif step.kind is StepKind.EVALUATE and self._gate_holds(step):
+            if step.kind is StepKind.EVALUATE and self._gate_holds(step):
                 return step
+        return None
 
-    def _settle(self, step: Step) -> StepStatus:
+    def facts(self) -> Facts:
+        """What a plan is made from, as far as the walk has come."""
+        records = {s.name: r for s in self.steps if (r := self._record(s)) is not None}
+        reports = (self._observed.progress.get((s.name, s.digest)) for s in self.steps)
+        reported = next((report.base for report in reports if report and report.base), None)
+        seen = self._observed
+        return Facts(
+            steps=self.steps,
+            records=records,
+            found=frozenset(self._found()),
+            reported=reported,
+            public_base=seen.public_base,
+            history=seen.history,
+        )
+
+    def _record(self, step: Step) -> StepStatus | None:
+        """A step's record; of one that is not reached, unless its digest has changed."""
+        if step.name in self.records:
+            return self.records[step.name]
+        known = self._known.get(step.name)
+        return known if known is not None and step.digest in {"", known.digest} else None
+
+    def _settle(self, step: Step, placement: Placement) -> StepStatus:
         known = self._known.get(step.name)
         if known is None or known.digest != step.digest:
             known = StepStatus(name=step.name, digest=step.digest)
+        record = self.records[step.name] = self._up_to_date(step, known, placement)
+        return record
+
+    def _up_to_date(self, step: Step, known: StepStatus, placement: Placement) -> StepStatus:
         if known.phase in DONE:
             return known
-        placement = place(self._training.spec, step.stage, step.kind, self._pool)
         settlement = Settlement(
             step,
             known,

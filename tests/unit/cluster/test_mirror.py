@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.unit.cluster.test_measurements import stack
 from tests.unit.core.builders import report
 
 from latticeforge_operator.cluster.client import Listing
@@ -70,6 +71,13 @@ def names(mirror: Mirror) -> list[str]:
 
 
 # --- what is known
+
+
+def test_what_a_stack_has_measured_is_observed_by_all(mirror: Mirror) -> None:
+    mirror.put("StackedTraining", {"metadata": meta("other"), **stack()})
+    assert len(mirror.observed(KEY).history.measured) == 1
+    mirror.remove("StackedTraining", {"metadata": meta("other", 2), **stack()})
+    assert mirror.observed(KEY).history.measured == ()
 
 
 def test_an_older_version_never_replaces_a_newer_one(mirror: Mirror) -> None:

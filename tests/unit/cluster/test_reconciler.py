@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.unit.core.builders import START, spec, stage
+from tests.fixtures.hub_server import HubServer
+from tests.unit.core.builders import CONFIG, START, spec, stage
 from tests.unit.core.simulation import Operator
 
 from latticeforge_operator.api import StackedTraining, StackedTrainingSpec
@@ -28,6 +30,7 @@ from latticeforge_operator.cluster.client import (
 )
 from latticeforge_operator.cluster.mirror import Mirror
 from latticeforge_operator.cluster.names import JOB_NAME_LABEL, TRAINING_LABEL, UID_LABEL
+from latticeforge_operator.cluster.public_bases import PublicBases
 from latticeforge_operator.cluster.reconciler import STALE_ANSWERS, Reconciler, sentence
 from latticeforge_operator.cluster.settings import Settings
 from latticeforge_operator.core.settle import PATIENCE
@@ -79,10 +82,15 @@ class FakeClient:
 
 
 class World:
-    def __init__(self, fields: dict[str, Any] | None = None, settings: Settings = DEFAULTS) -> None:
+    def __init__(
+        self,
+        fields: dict[str, Any] | None = None,
+        settings: Settings = DEFAULTS,
+        bases: PublicBases | None = None,
+    ) -> None:
         self.client, self.mirror, self.now = FakeClient(), Mirror(), START
         self.reconciler = Reconciler(
-            cast("Client", self.client), self.mirror, settings, now=lambda: self.now
+            cast("Client", self.client), self.mirror, settings, lambda: self.now, bases=bases
         )
         self.mirror.put("GPUPool", POOL)
         self.put(fields or spec())
@@ -136,6 +144,18 @@ async def test_objects_then_status_then_events() -> None:
         "apply StackedTraining/status",
     ]
     assert world.status["phase"] == "Running"
+
+
+async def test_the_answer_of_the_hub_wakes_the_stack_that_is_to_be_planned(
+    hub: HubServer,
+) -> None:
+    hub.put("owner/base", {"config.json": json.dumps(CONFIG).encode()})
+    world = World(spec(mode="Plan"), bases=PublicBases(hub.url))
+    await world.passes()
+    assert world.status["phase"] == "Pending"
+    await until(lambda: world.status["phase"] == "Planned")
+    assert world.status["plan"]["stages"]
+    await world.reconciler.aclose()
 
 
 async def test_an_edit_that_only_shows_in_the_answer_to_a_status_write_is_noticed() -> None:

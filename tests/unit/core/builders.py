@@ -73,23 +73,44 @@ def pool(name: str = "h200", **fields: Any) -> GPUPool:
     return GPUPool.from_object({"metadata": {"name": name}, "spec": defaults | fields})
 
 
-def prepare_result(digest: str, *, quantization: str | None = None) -> PrepareResult:
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+"""A model that fits on every GPU and every volume."""
+
+
+def model_facts(
+    config: dict[str, Any] | None = CONFIG, *, quantization: str | None = None
+) -> ModelFacts:
+    """What prepare learns of a base; without its config as an earlier version left it."""
+    return ModelFacts(
+        path="models/base",
+        revision="c0ffee",
+        architecture="Qwen2ForCausalLM",
+        parameters=1000,
+        hidden_size=8,
+        layers=2,
+        vocabulary=256,
+        quantization=quantization,
+        config=config,
+    )
+
+
+def prepare_result(digest: str, base: ModelFacts | None = None) -> PrepareResult:
     return PrepareResult(
         artifact=digest_of("resolved", digest),
-        base=ModelFacts(
-            path="models/base",
-            revision="c0ffee",
-            architecture="Qwen2ForCausalLM",
-            parameters=1000,
-            hidden_size=8,
-            layers=2,
-            vocabulary=256,
-            quantization=quantization,
-        ),
-        data=[DataFacts(source="owner/data", revision="f00d", samples=10, tokens=100)],
-        sequences=4,
-        tokens=100,
-        target_tokens=50,
+        base=base or model_facts(),
+        data=[DataFacts(source="owner/data", revision="f00d", samples=40_000, tokens=20_000_000)],
+        sequences=5_000,
+        tokens=20_000_000,
+        target_tokens=10_000_000,
     )
 
 
@@ -115,11 +136,13 @@ def scores(config_suites: EvaluatePayload, *, good: bool = True, rows: int = 2) 
     return EvaluateResult(table=table, drops=drops)
 
 
-def result_of(config: StepConfig, *, good: bool = True) -> StepResult:
+def result_of(
+    config: StepConfig, *, good: bool = True, base: ModelFacts | None = None
+) -> StepResult:
     """What a trainer would report for a config."""
     match config.step:
         case "prepare":
-            return prepare_result(config.digest)
+            return prepare_result(config.digest, base)
         case "train":
             return TrainResult(
                 steps=10,
@@ -149,6 +172,7 @@ def report(
     exit_code: ExitCode | int | None = None,
     fraction: float = 0.0,
     reused: bool = False,
+    base: ModelFacts | None = None,
 ) -> Progress:
     return Progress(
         step=StepKind(kind_of(step)),
@@ -158,6 +182,7 @@ def report(
         fraction=fraction,
         updated_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         reused=reused,
+        base=base,
         result=result,
         exit_code=exit_code,
     )

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tests.unit.core.builders import START, pool, report, reread, result_of
+from tests.unit.core.builders import START, model_facts, pool, report, reread, result_of
 
 from latticeforge_operator.api import GPUPool, StackedTraining, TrainingStatus
 from latticeforge_operator.cluster.manifests import GRACE_SECONDS
 from latticeforge_operator.core.policies.failure import DEADLINE
 from latticeforge_operator.core.reconcile import reconcile
 from latticeforge_operator.core.values import Decision, Event, JobView, Launch, Observed, PodView
-from latticeforge_trainer.contract import ExitCode, Progress, StepKind, StepState
+from latticeforge_trainer.contract import ExitCode, ModelFacts, Progress, StepKind, StepState
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Cluster:
     jobs: dict[str, JobView] = field(default_factory=dict)
     pods: dict[str, PodView] = field(default_factory=dict)
     progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
+    base: ModelFacts = field(default_factory=model_facts)
+    """What prepare steps learn of the base."""
     pulling: bool = False
     """Whether new pods have a node and GPUs, but not their image yet."""
     launches: dict[str, Launch] = field(default_factory=dict)
@@ -136,11 +138,18 @@ class Cluster:
         self, job: str, state: StepState, *, code: int | None = None, good: bool = True
     ) -> None:
         launch = self.launches[job]
-        result = result_of(launch.config, good=good) if state is StepState.DONE else None
+        done = state is StepState.DONE
+        result = result_of(launch.config, good=good, base=self.base) if done else None
         self.progress[launch.step, launch.digest] = report(
             launch.step, launch.digest, state, at=self.now, result=result, exit_code=code,
             message="it is so" if code else "works",
         )  # fmt: skip
+
+    def reads_base(self, job: str) -> None:
+        """A prepare step says what the base is, before it brings anything large."""
+        launch = self.launches[job]
+        told = report(launch.step, launch.digest, at=self.now, base=self.base)
+        self.progress[launch.step, launch.digest] = told
 
     def succeed(self, job: str, *, good: bool = True) -> None:
         self.say(job, StepState.DONE, code=0, good=good)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.core.builders import pool, spec, stack, stage
+from tests.unit.core.builders import model_facts, pool, spec, stack, stage
 from tests.unit.core.simulation import Cluster, Operator
 
 from latticeforge_operator.cluster.manifests import GRACE_SECONDS
@@ -36,7 +36,8 @@ def operator(limit: int, **fields: Any) -> Operator:
     """A stack whose first step on the pool is about to be started."""
     budget = {"limit": str(limit), "onExceed": "Suspend"}
     training = stack(spec(stage("a"), budget=budget, compute={"gpus": 2}, **fields))
-    op = Operator(training, Cluster(pools=(pool(pricePerGPUHour="3600"),)))
+    base = model_facts(config=None)  # of what is not predicted, all that counts is what is spent
+    op = Operator(training, Cluster(pools=(pool(pricePerGPUHour="3600"),), base=base))
     op.look()
     op.step()
     op.cluster.succeed("".join(op.cluster.jobs))

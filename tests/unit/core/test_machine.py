@@ -10,15 +10,15 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.core.builders import pool, stack
-from tests.unit.core.simulation import Operator
+from tests.unit.core.builders import CONFIG, model_facts, pool, stack
+from tests.unit.core.simulation import Cluster, Operator
 from tests.unit.core.strategies import specs
 
 from latticeforge_operator.api.crds import stacked_training_crd
 from latticeforge_operator.api.status import Phase, StepPhase
 from latticeforge_operator.core import ledger
 from latticeforge_operator.core.policies import gate
-from latticeforge_operator.core.reconcile import ENDED
+from latticeforge_operator.core.reconcile import FINAL
 from latticeforge_operator.core.values import JobView
 from latticeforge_operator.core.walk import APPROVE_ANNOTATION
 from latticeforge_operator.devcluster.schema import unknown_fields
@@ -32,9 +32,9 @@ PRICES = ("3.60", "7.20")
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize(spec=specs())
-    def create(self, spec: dict[str, Any]) -> None:
-        self.operator = Operator(stack(spec))
+    @initialize(spec=specs(), config=st.sampled_from([CONFIG, CONFIG, None]))
+    def create(self, spec: dict[str, Any], config: dict[str, Any] | None) -> None:
+        self.operator = Operator(stack(spec), Cluster(base=model_facts(config)))
         self.cluster = self.operator.cluster
         self.spent = Decimal(0)
 
@@ -46,7 +46,7 @@ class Machine(RuleBasedStateMachine):
         again = self.operator.decide()
         assert self.operator.decide() == again, "the same picture, another decision"
         decision = self.operator.step(write_status=not dies)
-        if before in ENDED and generation == self.operator.training.generation:
+        if before in FINAL and generation == self.operator.training.generation:
             assert decision.status.phase is before, "a terminal phase did not stay"
         status = decision.status.to_json()
         assert not faults(STATUS_SCHEMA, status)
@@ -149,6 +149,14 @@ class Machine(RuleBasedStateMachine):
     def job_suffers(self, data: st.DataObject, fate: str) -> None:
         getattr(self.cluster, fate)(self.job(data).name)
 
+    @precondition(lambda self: self.preparing())
+    @rule(data=st.data())
+    def base_is_read(self, data: st.DataObject) -> None:
+        self.cluster.reads_base(data.draw(st.sampled_from(self.preparing())).name)
+
+    def preparing(self) -> list[JobView]:
+        return [job for job in self.running() if job.step.endswith("/prepare")]
+
     @rule()
     def images_are_missing(self) -> None:
         self.cluster.pulling = True
@@ -184,9 +192,10 @@ class Machine(RuleBasedStateMachine):
         names = ",".join(stage.name for stage in self.operator.training.spec.stages)
         self.operator.edit(None, **{APPROVE_ANNOTATION: names})
 
-    @rule(price=st.sampled_from(PRICES))
-    def price_changes(self, price: str) -> None:
-        self.cluster.pools = (pool(pricePerGPUHour=price),)
+    @rule(price=st.sampled_from(PRICES), other=st.sampled_from([None, *PRICES]))
+    def prices_change(self, price: str, other: str | None) -> None:
+        more = () if other is None else (pool("other", pricePerGPUHour=other),)
+        self.cluster.pools = (pool(pricePerGPUHour=price), *more)
 
     @rule()
     def pool_is_removed(self) -> None:

@@ -8,13 +8,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.unit.core.builders import pool, reread, spec, stack, stage
+from tests.unit.core.builders import model_facts, pool, reread, spec, stack, stage
 from tests.unit.core.simulation import Cluster, Operator
 
 from latticeforge_operator.api import TrainingStatus
 from latticeforge_operator.api.status import Attempt, Phase, StepPhase, StepStatus
 from latticeforge_operator.core import ledger
-from latticeforge_operator.core.reconcile import reconcile, refuse
+from latticeforge_operator.core.idle import refuse
+from latticeforge_operator.core.reconcile import reconcile
 from latticeforge_operator.core.walk import APPROVE_ANNOTATION
 from latticeforge_trainer.contract import ExitCode, PublishResult, Recompute, StepState
 
@@ -117,7 +118,9 @@ def test_percent_never_falls_when_all_goes_well_and_an_end_is_expected() -> None
     op = operator(spec(stage("math", evaluate=GATED), stage("cic", evaluate=GATED)))
     seen = [op.status.progress.percent]
     while phase(op) is Phase.RUNNING:
-        ends(op, op.status.stage)
+        for job in op.cluster.live():
+            ends(op, job.step)
+        op.step()
         seen.append(op.status.progress.percent)
         if phase(op) is Phase.RUNNING and seen[-1] > 10:
             assert op.status.progress.eta is not None
@@ -129,8 +132,8 @@ def test_percent_never_falls_when_all_goes_well_and_an_end_is_expected() -> None
 
 def test_the_forecast_is_what_the_rest_costs_at_the_rate_so_far() -> None:
     op = operator(spec(stage("math"), stage("cic"), publish=None))
-    ends(op, "math/prepare")
-    ends(op, "cic/prepare")
+    op.cluster.base = model_facts(config=None)
+    run_until(op, "math/train")
     assert op.status.cost.forecast is None
     ends(op, "math/train")
     assert op.status.cost.spent == "0.06"
@@ -340,6 +343,7 @@ def test_numbers_that_fail_again_after_a_rollback_end_the_stack() -> None:
 
 def test_memory_that_cannot_be_saved_ends_the_stack_at_once() -> None:
     op = operator()
+    op.cluster.base = model_facts(config=None)  # starts with micro-batch 1
     run_until(op, "math/train")
     for _ in (Recompute.LAYERS, Recompute.OFFLOAD):  # what is tried before it is given up
         ends(op, "math/train", code=ExitCode.OUT_OF_MEMORY)
@@ -509,6 +513,7 @@ def test_a_job_whose_launch_was_not_recorded_is_found_again_and_paid_for() -> No
     run_until(op, "cic/prepare")
     op.cluster.succeed(live(op, "cic/prepare"))
     op.look()
+    op.step()  # records the plan
     op.step(write_status=False)
     job = live(op, "math/train")
     op.cluster.tick(3600)
@@ -899,7 +904,7 @@ def test_a_suite_that_was_not_scored_fails_its_gate_and_nothing_else() -> None:
 # --- an end is an end
 
 
-@pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.FAILED, Phase.PLANNED])
+@pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.FAILED])
 def test_an_ended_stack_stays_as_it_is_and_leaves_nothing_behind(phase: Phase) -> None:
     op = operator()
     stale = Attempt(number=0, job="elsewhere")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from tests.unit.core.builders import prepare_result, spec, stack, stage
+from tests.unit.core.builders import model_facts, prepare_result, spec, stack, stage
 from tests.unit.core.strategies import specs
 
 from latticeforge_operator.core.steps import BASE, Step, Weights, expand, kind_of, merges, recipes
@@ -23,7 +23,7 @@ def line(fields: dict[str, Any], *, quantization: str | None = None) -> dict[str
     """The whole line, with every prepare step done."""
     parsed = stack(fields).spec
     prepared = {
-        step.name: prepare_result(step.digest, quantization=quantization)
+        step.name: prepare_result(step.digest, model_facts(quantization=quantization))
         for step in expand(parsed, {})
         if step.kind is StepKind.PREPARE
     }

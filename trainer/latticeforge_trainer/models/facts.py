@@ -15,6 +15,7 @@ from latticeforge_trainer.estimate.base_model import (
     why_unmergeable,
     why_untrainable,
 )
+from latticeforge_trainer.estimate.config_fields import size_fields
 from latticeforge_trainer.models.headers import Header, count_parameters, integer_share
 
 CONFIG = "config.json"
@@ -127,6 +128,7 @@ def facts_of(
         vocabulary=vocabulary,
         quantization=quantization,
         licence=_licence(folder, name),
+        config=size_fields(config),
     )
 
 

@@ -1,7 +1,8 @@
 """The `prepare` step: everything that can be refused before GPUs are asked for, then the data.
 
     resolve      which commit of the base and of each source; the artifact's digest follows
-    preflight    destination, config, weights, method; every row of every source; chat template
+    preflight    destination, config, weights, method; the base is reported, so that the operator
+                 plans with it; every row of every source; chat template
     tokenize     render, mix, pack in memory
     download     the base's weights
     write        the packed arrays and, last, the manifest
@@ -29,9 +30,10 @@ from latticeforge_trainer.contract import (
 )
 from latticeforge_trainer.data.sources import Source, locate_source
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.estimate.config_fields import size_fields
 from latticeforge_trainer.models.base import Base, locate_base
 from latticeforge_trainer.models.changed import Changes
-from latticeforge_trainer.models.facts import check_method
+from latticeforge_trainer.models.facts import check_method, read_config
 from latticeforge_trainer.progress import Reporter
 
 
@@ -130,7 +132,17 @@ def _finished(store: Store, digest: str, base: Base) -> PrepareResult | None:
     brought: dict[str, int] = manifest.extra["base"]
     whole = all(_size(base.folder / name) == size for name, size in brought.items())
     folder = store.resolve(manifest.result.base.path)  # not the base's own if that is changed
-    return manifest.result if whole and folder and (folder / "config.json").is_file() else None
+    if not (whole and folder and (folder / "config.json").is_file()):
+        return None
+    return _with_config(manifest.result, base)
+
+
+def _with_config(result: PrepareResult, base: Base) -> PrepareResult:
+    """The result with the base's sizes, which earlier versions did not keep."""
+    if result.base.config is not None:
+        return result
+    sizes = size_fields(read_config(base.folder, base.name))
+    return result.model_copy(update={"base": result.base.model_copy(update={"config": sizes})})
 
 
 def _size(path: Path) -> int | None:

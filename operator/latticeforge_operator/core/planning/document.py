@@ -36,6 +36,7 @@ def plan_status(plan: Plan, steps: Sequence[str]) -> PlanStatus:
         currency=option.pool.spec.currency if option.predicted else None,
         tradeoff=plan.tradeoff,
         assumptions=list(plan.assumptions),
+        seconds={w.step: w.seconds.expected for w in option.works} if option.predicted else {},
     )
 
 

@@ -46,6 +46,29 @@ def allowance(budget: Budget | None, spent: Decimal, price_per_hour: Decimal) ->
     )
 
 
+def unaffordable(
+    budget: Budget | None, spent: Decimal, expected: Decimal, low: Decimal, currency: str
+) -> str | None:
+    """Why what is left of the budget cannot pay for what is left to do; None: it may.
+
+    Args:
+        budget: The stack's.
+        spent: Money so far.
+        expected: Predicted money for the rest.
+        low: The least that it may cost, by the error of the prediction.
+        currency: What is paid in.
+    """
+    if budget is None or budget.on_exceed is OnExceed.WARN:
+        return None
+    left = Decimal(budget.limit) - spent
+    if low <= left:
+        return None
+    return (
+        f"the rest is predicted to cost {expected:.2f} {currency}, at least {low:.2f}, and "
+        f"{left:.2f} are left of budget.limit {budget.limit}; raise it to {spent + expected:.2f}"
+    )
+
+
 def crossed(budget: Budget | None, before: Decimal, after: Decimal) -> list[int]:
     """The warning percentages that lie between two amounts spent."""
     if budget is None or Decimal(budget.limit) == 0:

@@ -6,11 +6,18 @@ anew with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from latticeforge_operator.api.status import Attempt
+from latticeforge_operator.api.status import Attempt, StepStatus
 from latticeforge_operator.core.policies.failure import NEVER_RETRIED, Outcome
 from latticeforge_trainer.contract import Recompute, StepKind, Strategy
+
+HEADROOM = 0.05
+"""Share of the GPU memory that each attempt which ran out of it makes later stages leave free:
+twice the mean error of the estimate, which has just been shown to be too low."""
+
+MOST_HEADROOM = 0.2
+"""More would refuse what fits: then something else is wrong."""
 
 NUMERICAL_FAILURES = 2
 """After so many, the same numbers would fail again."""
@@ -54,6 +61,17 @@ def hopeless(kind: StepKind, attempts: Sequence[Attempt], strategy: Strategy) ->
                 "memory); ask for more GPUs, a shorter sequenceLength, or method LoRA or QLoRA"
             )
     return None
+
+
+def headroom(steps: Iterable[StepStatus]) -> float:
+    """Share of the GPU memory that later stages leave free, after so much has run out of it.
+
+    Args:
+        steps: The steps of the stack; forgiven attempts count here, for memory does not forgive.
+    """
+    attempts = (attempt for step in steps for attempt in step.attempts)
+    failures = sum(attempt.outcome == Outcome.OUT_OF_MEMORY for attempt in attempts)
+    return min(failures * HEADROOM, MOST_HEADROOM)
 
 
 def avoided_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
