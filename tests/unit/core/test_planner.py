@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -437,7 +438,8 @@ def test_the_forecast_is_the_plans_until_something_has_run() -> None:
     cost = plan(op).cost
     assert cost is not None
     assert op.status.cost.forecast == cost.expected
-    assert op.status.progress.eta is not None
+    end = op.cluster.now + timedelta(seconds=plan(op).seconds["one/train"])
+    assert op.status.progress.eta == end.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def test_stacks_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
