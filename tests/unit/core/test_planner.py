@@ -92,6 +92,10 @@ def plan(op: Operator) -> PlanStatus:
     return op.status.plan
 
 
+def phase(op: Operator) -> Phase:
+    return op.status.phase
+
+
 def planned(op: Operator) -> Condition:
     return next(c for c in op.status.conditions if c.type == "Planned")
 
@@ -191,11 +195,11 @@ def test_what_prepare_says_comes_before_what_the_hub_says() -> None:
 
 def test_mode_plan_waits_for_the_hub_and_then_has_a_plan() -> None:
     op = operator_that_sees(PublicBase(awaited=True), spec(mode="Plan"))
-    assert op.status.phase is Phase.PENDING
+    assert phase(op) is Phase.PENDING
     assert (planned(op).status, planned(op).reason) == ("Unknown", "BaseAwaited")
     op.view = replace(op.view, public_base=PublicBase(QWEN_HALF_B))
     op.step()
-    assert op.status.phase is Phase.PLANNED
+    assert phase(op) is Phase.PLANNED
     assert planned(op).message == op.status.message == sentence(plan(op))
     before = op.status
     op.view = replace(op.view, public_base=PublicBase(awaited=True))
