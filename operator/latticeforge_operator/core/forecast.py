@@ -43,23 +43,29 @@ class Standing:
         return sum(SHARE[s.kind] * self._done(s) for s in self.steps) / _work(self.steps)
 
     def seconds_left(self, now: datetime) -> float | None:
-        """Seconds that the rest takes if it goes as fast as the steps that really ran."""
-        ran = [(SHARE[s.kind] * r.fraction, _seconds(r, now)) for s, r in self._ran(self.steps)]
-        worked = sum(work for work, _ in ran) / _work(self.steps)
+        """Seconds that the rest takes if it goes as fast as the steps that really ran.
+
+        Until something has run on the pool, the plan says more, where there is one.
+        """
+        planned = self._planned_seconds_left(self.steps)
+        if planned is not None and self._worked(self._paid) < _FEW_PERCENT:
+            return planned
+        worked = self._worked(self.steps)
         if worked < _FEW_PERCENT:
-            return self._planned_seconds_left(self.steps)
-        return sum(seconds for _, seconds in ran) * (1 - self.share) / worked
+            return None
+        ran = sum(_seconds(record, now) for _, record in self._ran(self.steps))
+        return ran * (1 - self.share) / worked
 
     def cost_left(self, price_per_unit_hour: Decimal) -> Decimal | None:
         """Money that the rest costs if it costs what those steps did that really ran.
 
         Only steps on the pool cost anything.
         """
-        paid = [step for step in self.steps if is_on_pool(step.kind)]
+        paid = self._paid
+        if not paid or self._worked(paid) < _FEW_PERCENT:
+            return self.planned_cost_left(price_per_unit_hour)
         ran = self._ran(paid)
         worked = sum((Decimal(SHARE[s.kind] * r.fraction) for s, r in ran), start=Decimal(0))
-        if not paid or worked < Decimal(_FEW_PERCENT) * _work(paid):
-            return self.planned_cost_left(price_per_unit_hour)
         left = sum((Decimal(SHARE[s.kind] * (1 - self._done(s))) for s in paid), start=Decimal(0))
         return ledger.total([record for _, record in ran], Decimal(0)) * left / worked
 
@@ -73,6 +79,15 @@ class Standing:
         )
         units = Decimal(train * max(1, self.plan.gpus) + evaluate)
         return units * price_per_unit_hour / _SECONDS_PER_HOUR
+
+    @property
+    def _paid(self) -> list[Step]:
+        return [step for step in self.steps if is_on_pool(step.kind)]
+
+    def _worked(self, steps: Sequence[Step]) -> float:
+        """The part of their work that really ran, from 0 to 1."""
+        ran = sum(SHARE[s.kind] * record.fraction for s, record in self._ran(steps))
+        return ran / _work(steps)
 
     def _planned_seconds_left(self, steps: Sequence[Step]) -> float | None:
         seconds = self.plan.seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -89,6 +90,10 @@ def runs_out_of_memory(op: Operator) -> None:
 def plan(op: Operator) -> PlanStatus:
     assert op.status.plan is not None
     return op.status.plan
+
+
+def phase(op: Operator) -> Phase:
+    return op.status.phase
 
 
 def planned(op: Operator) -> Condition:
@@ -190,11 +195,11 @@ def test_what_prepare_says_comes_before_what_the_hub_says() -> None:
 
 def test_mode_plan_waits_for_the_hub_and_then_has_a_plan() -> None:
     op = operator_that_sees(PublicBase(awaited=True), spec(mode="Plan"))
-    assert op.status.phase is Phase.PENDING
+    assert phase(op) is Phase.PENDING
     assert (planned(op).status, planned(op).reason) == ("Unknown", "BaseAwaited")
     op.view = replace(op.view, public_base=PublicBase(QWEN_HALF_B))
     op.step()
-    assert op.status.phase is Phase.PLANNED
+    assert phase(op) is Phase.PLANNED
     assert planned(op).message == op.status.message == sentence(plan(op))
     before = op.status
     op.view = replace(op.view, public_base=PublicBase(awaited=True))
@@ -437,7 +442,8 @@ def test_the_forecast_is_the_plans_until_something_has_run() -> None:
     cost = plan(op).cost
     assert cost is not None
     assert op.status.cost.forecast == cost.expected
-    assert op.status.progress.eta is not None
+    end = op.cluster.now + timedelta(seconds=plan(op).seconds["one/train"])
+    assert op.status.progress.eta == end.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def test_stacks_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
