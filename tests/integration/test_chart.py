@@ -265,7 +265,12 @@ def test_the_operator_is_asked_for_metrics_only() -> None:
     (ingress,) = spec["ingress"]
     assert [port["port"] for port in ingress["ports"]] == [9090]
     assert ingress["from"] == MATRIX["everything"]["networkPolicy"]["metricsFrom"]
-    assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {53, 443, 6443}
+    assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {
+        53,
+        443,
+        6443,
+        8443,
+    }
     (deployment,) = of_kind(render(MATRIX["everything"]), "Deployment")
     chosen = spec["podSelector"]["matchLabels"].items()
     assert chosen <= deployment["spec"]["template"]["metadata"]["labels"].items()

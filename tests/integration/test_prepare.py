@@ -34,6 +34,7 @@ from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.data.sources import locate_source
 from latticeforge_trainer.errors import NetworkError, UserError
 from latticeforge_trainer.models.base import fingerprint, locate_base
+from latticeforge_trainer.progress import Reporter
 from latticeforge_trainer.publishing import failures
 from latticeforge_trainer.steps import prepare
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from latticeforge_trainer.data.mixing import Order
 from latticeforge_trainer.data.tokenized import TokenizedSource
@@ -114,10 +115,10 @@ def write_packed(
         pad_token: The id that fills up a sequence.
     """
     shape = (len(sequences), length)
-    ids = open_memmap(folder / "input_ids.npy", "w+", np.int32, shape)
-    mask = open_memmap(folder / "loss_mask.npy", "w+", np.uint8, shape)
-    positions = open_memmap(folder / "position_ids.npy", "w+", np.int32, shape)
-    lengths = open_memmap(folder / "lengths.npy", "w+", np.int32, shape[:1])
+    ids = _new_array(folder / "input_ids.npy", np.int32, shape)
+    mask = _new_array(folder / "loss_mask.npy", np.uint8, shape)
+    positions = _new_array(folder / "position_ids.npy", np.int32, shape)
+    lengths = _new_array(folder / "lengths.npy", np.int32, shape[:1])
     counting = np.arange(length, dtype=np.int32)
     targets = 0
     for row, samples in enumerate(sequences):
@@ -135,3 +136,10 @@ def write_packed(
     for array in (ids, mask, positions, lengths):
         array.flush()
     return PackedCounts(len(sequences), int(lengths.sum(dtype=np.int64)), targets)
+
+
+def _new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    # Typed by some versions of numpy only.
+    create: Any = open_memmap
+    array: np.memmap[Any, Any] = create(path, "w+", dtype, shape)
+    return array
