@@ -42,6 +42,9 @@ SuiteName = Annotated[
     ),
 ]
 
+INT8_IS_FOR_FULL = (
+    "optimizerStates INT8 is for method Full, as an adapter's moments are small; leave it out"
+)
 NAME_TOO_LONG = f"metadata.name is longer than {MAX_NAME} characters, the limit of a label value"
 
 
@@ -158,6 +161,12 @@ class Stage(APIModel):
                 "a Full stage cannot continue an adapter; use handoff Merge",
             ),
             rule(
+                "self.method == 'Full' || !has(self.hyperparameters) || "
+                "!has(self.hyperparameters.optimizerStates) || "
+                "self.hyperparameters.optimizerStates != 'INT8'",
+                INT8_IS_FOR_FULL,
+            ),
+            rule(
                 "self.method == 'LoRA' || !has(self.lora) || !has(self.lora.baseDtype)",
                 "lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
             ),
@@ -198,6 +207,8 @@ class Stage(APIModel):
             raise ValueError(
                 f"stage {self.name}: a Full stage cannot continue an adapter; use handoff Merge"
             )
+        if self.method.is_adapter and self.hyperparameters.optimizer_states == "INT8":
+            raise ValueError(f"stage {self.name}: {INT8_IS_FOR_FULL}")
         if self.method is Method.QLORA and self.lora and self.lora.base_dtype:
             raise ValueError(
                 f"stage {self.name}: lora.baseDtype belongs to method LoRA; "

@@ -118,10 +118,12 @@ def _max_steps(key: str, value: float, _settings: Settings) -> Iterable[Line]:
         yield same(key, f"{_HYPER}.maxSteps", int(value))
 
 
-def _optimizer(key: str, value: str, _settings: Settings) -> Iterable[Line]:
+def _optimizer(key: str, value: str, settings: Settings) -> Iterable[Line]:
     states, sentence = _OPTIMIZERS.get(value, ("", ""))
     if not states:
         yield unsupported(key, f"{value}: trained with AdamW here")
+    elif states == "INT8" and settings["adapter"] is not None:
+        yield implied(key, f"AdamW with {_EXACT}: more exact, and small for an adapter")
     else:
         yield mapped(key, sentence, {f"{_HYPER}.optimizerStates": states})
 

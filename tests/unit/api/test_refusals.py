@@ -89,6 +89,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "stage math: lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
         "lora.baseDtype belongs to method LoRA; a QLoRA stage's base is NF4",
     ),
+    "8-bit moments of an adapter": (
+        hyperparameters(optimizerStates="INT8"),
+        "stage math: optimizerStates INT8 is for method Full, as an adapter's moments are small",
+        "optimizerStates INT8 is for method Full, as an adapter's moments are small; leave it out",
+    ),
     "a base in 8-bit integers": (
         first_stage(lora={"baseDtype": "INT8"}),
         "Input should be 'FP8'",

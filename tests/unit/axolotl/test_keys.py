@@ -49,7 +49,7 @@ MAPPED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("optimizer", {"optimizer": "adamw_torch"}, {"hyperparameters": {"optimizerStates": "FP32"}}),
     (
         "optimizer",
-        {"optimizer": "adamw_bnb_8bit"},
+        {"optimizer": "adamw_bnb_8bit", "adapter": None},
         {"hyperparameters": {"optimizerStates": "INT8"}},
     ),
     ("seed", {"seed": 42}, {"hyperparameters": {"seed": 42}}),
@@ -84,6 +84,7 @@ MAPPED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 IMPLIED: list[tuple[str, Any]] = [
     ("load_in_8bit", True),
+    ("optimizer", "adamw_bnb_8bit"),
     ("gradient_checkpointing", True),
     ("flash_attention", True),
     ("attn_implementation", "sdpa"),

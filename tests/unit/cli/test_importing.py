@@ -185,7 +185,7 @@ def test_a_broken_file_gets_one_sentence(tmp_path: Path, text: str, sentence: st
 
 MISSION = {
     "elle-72b-math.yaml": (
-        "config_72b_math_stacked.yaml --gpus 8 --pool h200 --budget 60 --storage 2Ti"
+        "config_72b_math_stacked.yaml --gpus 8 --pool h200 --budget 60 --storage 4Ti"
     ),
     "elle-72b-math-lora.yaml": (
         "config_72b_math_nf4_qlora.yaml --gpus 2 --pool h200 --budget 40 --storage 500Gi"

@@ -134,11 +134,6 @@ def _refuse_base(request: Request) -> None:
     for index, stage in enumerate(spec.stages):
         if why := why_untrainable(model.quantization, stage.method):
             raise PlanError(f"{spec.base.model} {why}")
-        if stage.method.is_adapter and stage.hyperparameters.optimizer_states == "INT8":
-            raise PlanError(
-                f"stage {stage.name}: optimizerStates INT8 is for method Full, as an adapter's "
-                "moments are small; leave it out"
-            )
         if model.quantization is not None and merges(spec, index):
             raise PlanError(
                 f"stage {stage.name}: an adapter cannot be merged into the {model.quantization} "
