@@ -42,7 +42,6 @@ MODELS = {
         **layers(32, 32, 8),
         num_local_experts=8,
         num_experts_per_tok=2,
-        **UNTIED,
     ),
     "Qwen3-30B-A3B": config(
         "qwen3_moe",

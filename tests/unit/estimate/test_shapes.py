@@ -6,44 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.estimate.known import MODELS
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from latticeforge_trainer.estimate.shapes import FAMILIES, ModelShape, model_shape
 
-
-def config(kind: str, vocabulary: int, hidden: int, intermediate: int, **fields: Any) -> Any:
-    sizes = {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate}
-    return {"model_type": kind} | sizes | fields
-
-
-def layers(number: int, heads: int, kv_heads: int) -> dict[str, int]:
-    return {
-        "num_hidden_layers": number,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    }
-
-
-QWEN_72B = config("qwen2", 152_064, 8192, 29_568, **layers(80, 64, 8), tie_word_embeddings=False)
-QWEN_7B = config("qwen2", 152_064, 3584, 18_944, **layers(28, 28, 4), tie_word_embeddings=False)
-QWEN_HALF_B = config("qwen2", 151_936, 896, 4864, **layers(24, 14, 2), tie_word_embeddings=True)
-LLAMA_8B = config("llama", 128_256, 4096, 14_336, **layers(32, 32, 8), tie_word_embeddings=False)
-MIXTRAL = config(
-    "mixtral", 32_000, 4096, 14_336, **layers(32, 32, 8), num_local_experts=8, num_experts_per_tok=2
-)
-QWEN_30B_A3B = config(
-    "qwen3_moe",
-    151_936,
-    2048,
-    6144,
-    **layers(48, 32, 4),
-    head_dim=128,
-    num_experts=128,
-    num_experts_per_tok=8,
-    moe_intermediate_size=768,
-    tie_word_embeddings=False,
-)
+QWEN_72B, QWEN_7B, QWEN_HALF_B = (MODELS[f"Qwen2.5-{size}"] for size in ("72B", "7B", "0.5B"))
+LLAMA_8B, MIXTRAL = MODELS["Llama-3.1-8B"], MODELS["Mixtral-8x7B"]
+QWEN_30B_A3B = MODELS["Qwen3-30B-A3B"]
 
 
 def shape(config: dict[str, Any]) -> ModelShape:
