@@ -113,7 +113,8 @@ Currency = Annotated[
 ]
 
 
-HUB_OR_PATH = r"(file:///.+|\.?/.+|[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})"
+HUB_REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+HUB_OR_PATH = rf"(file:///.+|\.?/.+|{HUB_REPOSITORY})"
 REFERENCE_MALFORMED = (
     "must be owner/name on the Hugging Face Hub, or a path: file:///folder, /folder or ./folder"
 )
@@ -127,6 +128,11 @@ Revision = Annotated[
     Field(max_length=100),
     Matches(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "must be a branch, tag or commit"),
 ]
+
+
+def is_on_hub(reference: str) -> bool:
+    """Whether a `Reference` is a repository on the Hub rather than a path."""
+    return re.fullmatch(HUB_REPOSITORY, reference) is not None
 
 
 def parse_duration(text: str) -> timedelta:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from latticeforge_operator.api.base import is_on_hub
 from latticeforge_operator.core.values import PublicBase
 from latticeforge_trainer.estimate.config_fields import size_fields
 
@@ -34,8 +34,6 @@ KEPT = 1000
 """Answers that are remembered."""
 ASKED_AGAIN_SECONDS = 600.0
 """A Hub that did not answer is left alone for so long, and a branch is taken not to move."""
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass
@@ -66,7 +64,7 @@ class PublicBases:
             revision: A branch, a tag or a commit.
             wake: Called when more is known.
         """
-        if not _REPOSITORY.fullmatch(model):
+        if not is_on_hub(model):
             return PublicBase()
         now = asyncio.get_running_loop().time()
         answer = self._answers.get((model, revision))

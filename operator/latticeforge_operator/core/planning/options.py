@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from latticeforge_operator.api import GPUPool, StackedTrainingSpec
-from latticeforge_operator.api.base import parse_quantity
+from latticeforge_operator.api.base import is_on_hub, parse_quantity
 from latticeforge_operator.core.planning import words
 from latticeforge_operator.core.planning.history import History
 from latticeforge_operator.core.planning.placement import PlanError, pods_of, unserved
@@ -104,7 +104,7 @@ def _timed(request: Request, option: Option) -> Option:
         request.model,
         {stage.stage: stage for stage in option.stages},
         spot=option.pool.spec.spot,
-        local=request.spec.base.model.startswith(("/", "./", "file:")),
+        local=not is_on_hub(request.spec.base.model),
     )
     return replace(option, works=works_of(request.steps, context))
 
