@@ -66,10 +66,6 @@ def _add_rows(table: Table, option: Option, *, chosen: bool) -> None:
         where, figures = ("", "", ""), ("", "")
 
 
-def _described(stage: StagePlan) -> tuple[str, str]:
-    return words.strategy(stage), _memory([stage])
-
-
 def _memory(parts: Sequence[StagePlan | Misfit]) -> str:
     """The highest peak."""
     peaks = [(part.memory.reserved / GIB, part.memory.capacity / GIB) for part in parts]
