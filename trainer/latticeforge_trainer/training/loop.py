@@ -237,12 +237,12 @@ class Training:
     def _save(self) -> None:
         """Settle the last step, so that what is saved is known to be good, and save."""
         self._settle()
-        started = self.clock()
         if self.state.step > self._saved_step:
+            started = self.clock()
             with self._stopwatch.phase("checkpoint"):
                 self.checkpoints.save(self.state)
+            self._stall = self.clock() - started
         self._saved_step, self._saved_time = self.state.step, self.clock()
-        self._stall = self._saved_time - started
         self._save_agreed = False
 
     def _save_and_stop(self) -> NoReturn:

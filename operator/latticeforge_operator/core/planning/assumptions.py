@@ -73,9 +73,10 @@ def _host(option: Option) -> str:
 def _spot(option: Option) -> str:
     if not option.pool.spec.spot:
         return ""
+    lost = max(timing.between_checkpoints(stage.run) for stage in option.stages)
     return (
         f"spot nodes: the high figure has them taken back every {timing.SPOT_HOURS} h, with up to "
-        f"{timing.CHECKPOINT_SECONDS // 60} minutes of work lost"
+        f"{lost / 60:.0f} minutes of work lost"
     )
 
 

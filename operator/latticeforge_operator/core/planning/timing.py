@@ -21,6 +21,7 @@ from latticeforge_trainer.estimate.duration import (
     upload_seconds,
 )
 from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.training import Run
 
 MILLION = 1_000_000
 
@@ -108,7 +109,7 @@ def _train(step: Step, context: Context, _first: bool) -> Work:
         whole(training.high, 1 + ASIDE_ERROR),
     )
     if context.spot:
-        seconds = _taken_back(seconds, loading + checkpoint_interval(CHECKPOINT_SECONDS, stall))
+        seconds = _taken_back(seconds, loading + between_checkpoints(stage.run))
     parts = [f"{stage.data.tokens:,} tokens at {stage.tokens_per_second:,.0f} tokens/s"]
     parts.append(f"{aside:,.0f} s of loading and saving")
     if count := checkpoints_in(training.expected, stall) if stall else 0:
@@ -126,6 +127,11 @@ def _training_seconds(stage: StagePlan, data: StageData) -> Spread[int]:
         round(seconds),
         round(seconds * (1 + tokens) / (1 - error)),
     )
+
+
+def between_checkpoints(run: Run) -> float:
+    """Seconds of a run that may be lost with its node."""
+    return checkpoint_interval(CHECKPOINT_SECONDS, checkpoint_seconds(run))
 
 
 def checkpoints_in(seconds: float, stall: float) -> int:
