@@ -82,7 +82,7 @@ def test_it_works_outside_the_main_thread() -> None:
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(same_value("26/2", "13")))
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert results == [True]
 
 

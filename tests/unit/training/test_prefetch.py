@@ -57,7 +57,7 @@ def test_coming_steps_are_read_while_one_computes() -> None:
     with closing(prefetched(maker(data), range(4))) as steps:
         next(steps)
         while max(data.asked) < 3 * AHEAD:  # the last of the steps ahead, and nobody asked for it
-            assert data.read.acquire(timeout=10)
+            assert data.read.acquire(timeout=60)
 
 
 def test_an_error_is_raised_when_its_step_is_due() -> None:
