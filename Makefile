@@ -77,6 +77,7 @@ audit: $(INSTALLED) ## Look up the known holes of what the images install
 	for lock in requirements/*.txt; do $(AUDIT) --requirement $$lock; done
 
 images: image-operator image-trainer ## Build both images and start them
+	docker image ls --filter 'reference=$(REGISTRY)/*:$(VERSION)'
 
 image-operator:
 	$(BUILD) --file operator/Dockerfile --tag $(OPERATOR) .

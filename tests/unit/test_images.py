@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.cluster.objects import HUB_SOURCES
@@ -26,6 +27,8 @@ from tests.cluster.sites import OPERATOR_IMAGE, TRAINER_IMAGE
 from tests.fixtures.chart import of_kind, pod_specs, render
 from tests.unit.cluster.test_manifests import made, pod_spec
 
+from latticeforge_operator import __version__
+from latticeforge_operator.cluster.__main__ import main
 from latticeforge_operator.cluster.settings import DEFAULT_TRAINER_IMAGE
 from latticeforge_trainer import smoke
 
@@ -130,6 +133,11 @@ def test_make_starts_what_it_built_and_what_it_starts_exists() -> None:
     started = re.findall(r"docker run .* (\S+) -m (\S+)", recipe("images"))
     assert [image for image, _ in started] == built
     assert [module for _, module in started if find_spec(module) is None] == []
+
+
+def test_the_operator_says_its_version() -> None:
+    said = CliRunner().invoke(main, ["--version"])
+    assert (said.exit_code, said.output.split()[-1]) == (0, __version__)
 
 
 def test_the_kind_tests_get_the_images_under_the_names_that_they_read() -> None:
