@@ -16,11 +16,25 @@ DATA := $(WORKDIR)/data/math.jsonl $(WORKDIR)/data/cic.jsonl
 # One compute thread per test process: two processes with a thread per core each get in each
 # other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
+# What the images are called: as the chart calls them, unless told otherwise.
+REGISTRY ?= ghcr.io/latticeforge
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' operator/latticeforge_operator/__init__.py)
+OPERATOR := $(REGISTRY)/operator:$(VERSION)
+TRAINER := $(REGISTRY)/trainer:$(VERSION)
+TRAINER_CPU := $(TRAINER)-cpu
+BUILD := docker build --build-arg VERSION=$(VERSION)
+# As a cluster runs it: a read-only root, one writable folder, no network, no capabilities.
+SMOKE := docker run --rm --read-only --tmpfs /tmp:exec --network none --cap-drop ALL --entrypoint python
+LOCK := UV_CUSTOM_COMPILE_COMMAND='make locks' $(BIN)/uv pip compile --quiet --generate-hashes \
+	--no-annotate --no-emit-index-url --no-emit-find-links --constraints constraints.txt \
+	--python-platform x86_64-manylinux_2_28
+AUDIT := $(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes
 
 .PHONY: help quickstart test quick check benchmark format crds chart clean
+.PHONY: locks audit images image-operator image-trainer image-trainer-cpu kind-test kind-tools
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 quickstart: $(BASE) $(DATA) ## Stack a real model, end to end, on this machine
 	$(BIN)/latticeforge run examples/quickstart.yaml --workdir $(WORKDIR)
@@ -53,6 +67,39 @@ crds: $(INSTALLED) ## Write crds/ anew from the API models
 
 chart: $(INSTALLED) ## Write what the chart takes from the code anew
 	$(BIN)/python -m charts.sync
+
+locks: $(INSTALLED) ## Write requirements/ anew: what the images install, by version and hash
+	$(LOCK) --python-version 3.12 --group build --output-file requirements/build.txt
+	$(LOCK) --python-version 3.13 pyproject.toml --extra operator --output-file requirements/operator.txt
+	$(LOCK) --python-version 3.12 pyproject.toml --extra trainer --extra mistral --output-file requirements/trainer.txt
+
+audit: $(INSTALLED) ## Look up the known holes of what the images install
+	for lock in requirements/*.txt; do $(AUDIT) --requirement $$lock; done
+
+images: image-operator image-trainer ## Build both images and start them
+	docker image ls --filter 'reference=$(REGISTRY)/*:$(VERSION)'
+
+image-operator:
+	$(BUILD) --file operator/Dockerfile --tag $(OPERATOR) .
+	$(SMOKE) $(OPERATOR) -m latticeforge_operator.cluster --version
+
+image-trainer:
+	$(BUILD) --file trainer/Dockerfile --tag $(TRAINER) .
+	$(SMOKE) $(TRAINER) -m latticeforge_trainer.smoke
+
+image-trainer-cpu:
+	$(BUILD) --file trainer/Dockerfile --tag $(TRAINER_CPU) \
+		--build-arg BASE=ubuntu:24.04 --build-arg ACCELERATOR=cpu .
+	$(SMOKE) $(TRAINER_CPU) -m latticeforge_trainer.smoke
+
+kind-test: kind-tools $(INSTALLED) $(TOOLS) image-operator image-trainer-cpu ## Run tests/cluster on a kind cluster, with images for CPUs
+	LATTICEFORGE_TEST_OPERATOR_IMAGE=$(OPERATOR) LATTICEFORGE_TEST_TRAINER_IMAGE=$(TRAINER_CPU) \
+		$(PYTEST) tests/cluster -k kind
+
+# Without them the tests would skip.
+kind-tools:
+	@command -v kind >/dev/null || { echo 'make kind-test needs kind on PATH: https://kind.sigs.k8s.io'; exit 1; }
+	@docker info >/dev/null 2>&1 || { echo 'make kind-test needs a Docker engine that runs: see docker info'; exit 1; }
 
 clean: ## Remove what the targets made, but for the quickstart's folder
 	rm -rf .venv .tools .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

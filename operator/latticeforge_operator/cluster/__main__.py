@@ -17,6 +17,7 @@ import click
 import kopf
 from pythonjsonlogger.json import JsonFormatter
 
+from latticeforge_operator import __version__
 from latticeforge_operator.cluster.client import (
     CONFIG_MAPS,
     JOBS,
@@ -218,6 +219,7 @@ _FORMATS = {
 
 
 @click.command()
+@click.version_option(__version__, prog_name="latticeforge-operator")
 @click.option("--namespace", "-n", "namespaces", multiple=True, help="Serve only this namespace.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and probes.")
 @click.option(
