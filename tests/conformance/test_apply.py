@@ -90,6 +90,21 @@ async def test_a_field_that_its_only_owner_drops_disappears(api: Api, path: str)
     assert left["data"] == {"keep": "1"}
 
 
+async def test_a_struct_disappears_with_the_last_of_its_fields(api: Api, widgets: str) -> None:
+    await api.apply(f"{widgets}/w", widget(size=1, options={"retries": 1}), "first")
+    left = await api.apply(f"{widgets}/w", widget(size=1), "first")
+    assert left["spec"] == {"size": 1, "mode": "Run"}
+
+
+async def test_a_struct_stays_for_what_others_own_in_it(api: Api, path: str) -> None:
+    labelled = config_map()
+    labelled["metadata"]["labels"] = {"a": "1"}
+    await api.apply(path, labelled, "first")
+    await api.merge(path, {"metadata": {"labels": {"b": "2"}}}, fieldManager="editor")
+    left = await api.apply(path, config_map(), "first")
+    assert left["metadata"]["labels"] == {"b": "2"}
+
+
 async def test_an_update_owns_what_it_changes(api: Api, path: str) -> None:
     await api.apply(path, config_map(key="1", other="1"), "first")
     updated = await api.merge(path, {"data": {"key": "2"}}, fieldManager="editor")

@@ -23,7 +23,7 @@ from latticeforge_operator.core.forecast import Standing
 from latticeforge_operator.core.outlook import CONDITION, Outlook
 from latticeforge_operator.core.policies import gate
 from latticeforge_operator.core.steps import PUBLISH, Step
-from latticeforge_trainer.contract import EvaluateResult, PublishResult, Score, StepKind
+from latticeforge_trainer.contract import EvaluateResult, PublishResult, Score
 
 ConditionValue = Literal["True", "False", "Unknown"]
 
@@ -146,9 +146,8 @@ class Report:
         if evaluate is not None and evaluate.result is not None:
             result = EvaluateResult.model_validate(evaluate.result)
             scores = [score_status(stage, result, own) for own in result.table[0].scores]
-        last = next((s for s in reversed(own) if s.kind is StepKind.EVALUATE), own[-1])
         digests = {step.name: step.digest for step in steps}
-        model = [digests[name] for name in last.weights.steps if digests.get(name)]
+        model = [digests[name] for name in own[-1].model.steps if digests.get(name)]
         return StageStatus(
             name=stage.name, phase=_stage_phase(phases, len(own)), scores=scores, model=model
         )

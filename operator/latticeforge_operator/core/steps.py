@@ -66,6 +66,15 @@ class Step:
     compare: tuple[Weights, ...] = ()
     """What an evaluate step compares with."""
 
+    @property
+    def model(self) -> Weights:
+        """The model that there is once it is done."""
+        if self.stage is None or self.kind not in {StepKind.TRAIN, StepKind.MERGE}:
+            return self.weights
+        if self.kind is StepKind.TRAIN and self.stage.method.is_adapter:
+            return Weights(self.stage.name, self.weights.model, self.name)
+        return Weights(self.stage.name, self.name)
+
 
 def expand(spec: StackedTrainingSpec, prepared: dict[str, PrepareResult]) -> list[Step]:
     """The line of steps.
@@ -135,10 +144,7 @@ def _work_steps(spec: StackedTrainingSpec, adapter_published: bool) -> Iterator[
     for index, stage in enumerate(spec.stages):
         train = _train_step(stage, weights)
         yield train
-        if stage.method.is_adapter:
-            weights = Weights(stage.name, weights.model, train.name)
-        else:
-            weights = Weights(stage.name, train.name)
+        weights = train.model
         last = index + 1 == len(spec.stages)
         wanted = spec.publish is not None and not adapter_published if last else False
         if weights.adapter is not None and (wanted or merges(spec, index)):
@@ -151,7 +157,7 @@ def _work_steps(spec: StackedTrainingSpec, adapter_published: bool) -> Iterator[
                 weights=weights,
             )
             yield merge
-            weights = Weights(stage.name, merge.name)
+            weights = merge.model
         if stage.evaluate:
             evaluate = _evaluate_step(stage, weights, previous)
             evaluations.append(evaluate.name)

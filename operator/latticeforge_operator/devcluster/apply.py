@@ -228,7 +228,8 @@ def apply(
     mine = _said(resource, config, request)
     live = _unmanaged(live)
     merged = fieldsets.merge(live, config, resource.schema)
-    everyone: FieldSet = mine.fields
+    # A configuration always says whose it is, although nobody is recorded as owner of that.
+    everyone: FieldSet = fieldsets.union(mine.fields, {"f:metadata": {"f:name": {}}})
     for other in claims.values():
         everyone = fieldsets.union(everyone, other.fields)
     merged = fieldsets.remove(merged, resource.schema, before.fields, everyone)

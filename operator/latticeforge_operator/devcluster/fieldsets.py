@@ -225,13 +225,17 @@ def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any
 
 
 def remove(value: Any, schema: Schema, doomed: FieldSet, kept: FieldSet) -> Any:
-    """Removes the doomed paths from a value, but nothing that is also kept."""
+    """Removes the doomed paths from a value, but nothing that is also kept.
+
+    A struct of which nothing is kept goes with its fields: it must not stay behind as `{}`.
+    """
     if not structure.is_granular(schema, value):
         return value
     left: list[tuple[str, Any]] = []
     for element, part, below in structure.parts(schema, value):
         condemned, spared = doomed.get(element), kept.get(element)
-        if condemned is not None and _is_member(condemned) and spared is None:
+        is_struct = element.startswith("f:") and structure.is_declared(schema, element[2:])
+        if condemned is not None and spared is None and (is_struct or _is_member(condemned)):
             continue
         if condemned:
             part = remove(part, below, condemned, spared or {})  # noqa: PLW2901  # its remains

@@ -167,6 +167,25 @@ def test_scores_stand_beside_those_of_base_and_previous() -> None:
     assert second.model == [record(op, "cic/merge").digest]
 
 
+@pytest.mark.parametrize("gates", [[], GATED])
+@pytest.mark.parametrize(
+    ("handoff", "artifact", "models"),
+    [
+        ("Merge", "Merged", [["math/merge"], ["cic/merge"]]),
+        ("ContinueAdapter", "Merged", [["math/train"], ["cic/merge"]]),
+        ("ContinueAdapter", "Adapter", [["math/train"], ["cic/train"]]),
+    ],
+)
+def test_a_stage_names_what_forms_its_model_with_gates_and_without(
+    handoff: str, artifact: str, models: list[list[str]], gates: list[dict[str, Any]]
+) -> None:
+    stages = stage("math", evaluate=gates), stage("cic", handoff=handoff, evaluate=gates)
+    op = operator(spec(*stages, publish={"repository": "owner/result", "artifact": artifact}))
+    op.run()
+    expected = [[record(op, name).digest for name in names] for names in models]
+    assert [stage.model for stage in op.status.stages] == expected
+
+
 # --- planning
 
 

@@ -121,6 +121,14 @@ def test_a_chain_of_continued_adapters_keeps_what_lies_below() -> None:
     assert steps["more/evaluate"].compare == (BASE, Weights("fresh", "full/train", "fresh/train"))
 
 
+def test_what_a_step_leaves_is_its_own_model() -> None:
+    steps = line(two("Full", "LoRA"))
+    assert steps["math/train"].model == Weights("math", "math/train")
+    assert steps["cic/train"].model == Weights("cic", "math/train", "cic/train")
+    assert steps["cic/merge"].model == Weights("cic", "cic/merge")
+    assert steps["cic/evaluate"].model == Weights("cic", "cic/merge")
+
+
 def test_the_first_stage_is_compared_with_the_base_alone() -> None:
     steps = line(two("Full", "Full"))
     assert steps["math/evaluate"].compare == (BASE,)
