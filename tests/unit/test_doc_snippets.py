@@ -10,58 +10,19 @@ to a minimal whole:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
+from collections.abc import Iterable
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tests.fixtures.documents import ROOT, Snippet, snippets
+from tests.fixtures.documents import Snippet, snippets
+from tests.fixtures.manifest_checks import MINIMAL, SCHEMAS, check_values, completed, problems
 
-from latticeforge_operator.api import API_VERSION, GPUPool, StackedTraining
-from latticeforge_operator.api.crds import all_crds
+from latticeforge_operator.api import API_VERSION
 from latticeforge_operator.axolotl.registry import KEYS
-from latticeforge_operator.devcluster.schema import default, unknown_fields
-from latticeforge_operator.devcluster.validation import faults
-
-CHART = ROOT / "charts" / "latticeforge"
-SCHEMAS = {
-    crd["spec"]["names"]["kind"]: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    for crd in all_crds().values()
-}
-MODELS = {"StackedTraining": StackedTraining, "GPUPool": GPUPool}
-ATTEMPT = {"number": 0, "job": "j"}
-MINIMAL: dict[str, Any] = {
-    "StackedTraining": {
-        "metadata": {"name": "x"},
-        "spec": {
-            "base": {"model": "owner/base"},
-            "stages": [{"name": "x", "data": [{"source": "owner/data"}]}],
-            "storage": {"size": "1Gi"},
-        },
-        "status": {
-            "steps": [{"name": "x/train", "digest": "d", "attempts": [ATTEMPT]}],
-            "stages": [{"name": "x", "phase": "Running"}],
-            "plan": {"pool": "p", "gpus": 1, "steps": []},
-        },
-    },
-    "GPUPool": {"metadata": {"name": "x"}, "spec": {"accelerator": "H200"}},
-}
-"""What a fragment is completed with."""
 
 YAML = [snippet for snippet in snippets() if snippet.language in {"yaml", "yml"}]
-
-
-def completed(part: Any, whole: Any) -> Any:
-    """A value with what it leaves open; every item of a list like the first of the whole's."""
-    if isinstance(part, dict) and isinstance(whole, dict):
-        return whole | {key: completed(value, whole.get(key)) for key, value in part.items()}
-    if isinstance(part, list) and isinstance(whole, list) and whole:
-        return [completed(item, whole[0]) for item in part]
-    return part
 
 
 def nested(path: Iterable[str], value: Any) -> Any:
@@ -70,25 +31,6 @@ def nested(path: Iterable[str], value: Any) -> Any:
         inside = value if isinstance(value, list) or not name.endswith("[]") else [value]
         value = {name.removesuffix("[]"): inside}
     return value
-
-
-def problems(kind: str, manifest: dict[str, Any]) -> Iterator[str]:
-    """What an API server says to a manifest of ours, and then the operator."""
-    whole = {"apiVersion": API_VERSION, "kind": kind, **deepcopy(manifest)}
-    schema = SCHEMAS[kind]
-    ours = {name: value for name, value in whole.items() if name != "metadata"}
-    found = [f"unknown field {path}" for path in unknown_fields(schema, ours)]
-    found += [str(fault) for fault in faults(schema, default(schema, whole))]
-    yield from found
-    if not found:
-        MODELS[kind].from_object(whole)
-
-
-def check_values(values: dict[str, Any]) -> None:
-    """Hold values of the chart, on top of its own, against its schema."""
-    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    jsonschema.validate(completed(values, defaults), schema)
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
