@@ -13,6 +13,7 @@ from charts.dashboard import PANELS, Panel, dashboard
 from charts.sync import CHART
 from prometheus_client.metrics_core import Metric
 
+from latticeforge_operator.cluster.metrics import METRICS
 from latticeforge_operator.cluster.telemetry import StackCollector, Telemetry
 
 STACK = {
@@ -63,6 +64,17 @@ def exported() -> dict[str, set[str]]:
 def _samples(family: Metric) -> Iterator[Any]:
     assert family.samples, f"{family.name} is not exercised by this test"
     yield from family.samples
+
+
+def test_what_is_described_is_what_is_exported() -> None:
+    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_count", "_sum", "_bucket")}
+    described = {
+        metric.name + suffix: set(metric.labels)
+        for metric in METRICS
+        for suffix in suffixes[metric.kind]
+    }
+    found = {name: labels - {"le"} for name, labels in exported().items()}
+    assert {name: v for name, v in found.items() if not name.endswith("_created")} == described
 
 
 ALERTS = [
