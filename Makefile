@@ -17,7 +17,7 @@ DATA := $(WORKDIR)/data/math.jsonl $(WORKDIR)/data/cic.jsonl
 # other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: help quickstart test quick check benchmark format crds chart clean
+.PHONY: help quickstart test quick check benchmark format crds chart docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -39,6 +39,7 @@ check: $(INSTALLED) ## The gate: format, lint, types, contracts, generated files
 	$(BIN)/latticeforge crds -o .venv/crds
 	diff -r crds .venv/crds || { echo 'crds/ is out of date: make crds'; exit 1; }
 	$(BIN)/python -m charts.sync --check
+	$(BIN)/python -m docs.generate --check
 	@$(MAKE) --no-print-directory test
 
 benchmark: $(INSTALLED) ## Measure what one operator carries (half an hour)
@@ -53,6 +54,9 @@ crds: $(INSTALLED) ## Write crds/ anew from the API models
 
 chart: $(INSTALLED) ## Write what the chart takes from the code anew
 	$(BIN)/python -m charts.sync
+
+docs: $(INSTALLED) ## Write docs/reference anew from the code and the chart
+	$(BIN)/python -m docs.generate
 
 clean: ## Remove what the targets made, but for the quickstart's folder
 	rm -rf .venv .tools .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
