@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from tests.fixtures.command_lines import PROGRAMS, CommandLine, command_lines
+from tests.fixtures.command_lines import PROGRAMS, CommandLine, command_lines, within_sentences
 from tests.fixtures.documents import DOCUMENTS, ROOT, inline_code, snippets
 from tests.fixtures.manifest_checks import MINIMAL, SCHEMAS, check_values, completed, problems
 from tests.tools import tool
@@ -24,7 +24,10 @@ from latticeforge_operator.cluster.names import STEP_LABEL, TRAINING_LABEL
 from latticeforge_operator.core.walk import APPROVE_ANNOTATION
 from latticeforge_operator.devcluster.builtins import builtin_resources
 
-COMMANDS = [command for snippet in snippets() for command in command_lines(snippet)]
+COMMANDS = [
+    *(command for snippet in snippets() for command in command_lines(snippet)),
+    *(command for path in DOCUMENTS for command in within_sentences(path)),
+]
 OURS = {crd["spec"]["names"]["kind"]: crd["spec"] for crd in all_crds().values()}
 OF_OTHERS = {"all", "localqueues", "clusterqueues", "workloads", "servicemonitors"}
 """Resources that documents may name, and neither Kubernetes nor we define."""
