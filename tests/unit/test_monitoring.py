@@ -12,6 +12,7 @@ import yaml
 from charts.dashboard import PANELS, Panel, dashboard
 from charts.sync import CHART
 from prometheus_client.metrics_core import Metric
+from tests.fixtures.documents import ROOT
 
 from latticeforge_operator.cluster.metrics import METRICS
 from latticeforge_operator.cluster.telemetry import StackCollector, Telemetry
@@ -132,7 +133,9 @@ def test_a_legend_names_labels_that_its_query_keeps(panel: Panel) -> None:
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     told = rule["annotations"]
-    assert set(told) == {"summary", "description"}
+    assert set(told) == {"summary", "description", "runbook"}
+    assert told["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+    assert f"\n### {rule['alert']}\n" in (ROOT / "docs" / "operations.md").read_text()
     assert rule["labels"]["severity"] in {"warning", "critical"}
     named = set(re.findall(r"\$labels\.(\w+)", str(told)))
     assert named <= labels_of(promql_parser.parse(rule["expr"]))
