@@ -19,13 +19,14 @@ _FREE = "x-kubernetes-preserve-unknown-fields"
 
 _INTRODUCTION = f"""\
 What the API server takes and shows, from the same models as the definitions in `crds/`.
-`kubectl explain st.spec.stages` says the same in a terminal. Unknown fields are refused. A field
-without a default may be left out, unless it is required. Numbers with a fraction are strings, as
-everywhere in Kubernetes: they arrive as they were written.
+`kubectl explain st.spec.stages` says the same in a terminal. kubectl and `latticeforge run` refuse
+unknown fields. A field without a default may be left out, unless it is required. Numbers with a
+fraction are written as strings, so that they arrive as they were written.
 
-An annotation is read: `{APPROVE_ANNOTATION}`, on a StackedTraining, names stages (with commas) that
-may go on in spite of their gates. Two labels are written on everything that belongs to a stack:
-`{TRAINING_LABEL}` (its name) and, on Jobs and pods, `{STEP_LABEL}` (`STAGE.KIND`, or `publish`)."""
+The annotation `{APPROVE_ANNOTATION}` of a StackedTraining names stages (with commas between) that may
+go on in spite of their gates. Everything that belongs to a stack has the label
+`{TRAINING_LABEL}` with its name; Jobs and pods also have `{STEP_LABEL}` (`STAGE.KIND`, or
+`publish`)."""
 
 
 def text() -> str:
