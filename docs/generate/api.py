@@ -23,8 +23,8 @@ What the API server takes and shows, from the same models as the definitions in 
 unknown fields. A field without a default may be left out, unless it is required. Numbers with a
 fraction are written as strings, so that they arrive as they were written.
 
-The annotation `{APPROVE_ANNOTATION}` of a StackedTraining names stages (with commas between) that may
-go on in spite of their gates. Everything that belongs to a stack has the label
+The annotation `{APPROVE_ANNOTATION}` of a StackedTraining names stages (with commas between) that
+may go on in spite of their gates. Everything that belongs to a stack has the label
 `{TRAINING_LABEL}` with its name; Jobs and pods also have `{STEP_LABEL}` (`STAGE.KIND`, or
 `publish`)."""
 
