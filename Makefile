@@ -30,7 +30,7 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND='make locks' $(BIN)/uv pip compile --quiet --g
 	--python-platform x86_64-manylinux_2_28
 AUDIT := $(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes
 
-.PHONY: help quickstart test quick check benchmark format crds chart clean
+.PHONY: help quickstart test quick check benchmark format crds chart docs clean
 .PHONY: locks audit images image-operator image-trainer image-trainer-cpu kind-test kind-tools
 
 help: ## List the targets
@@ -53,6 +53,7 @@ check: $(INSTALLED) ## The gate: format, lint, types, contracts, generated files
 	$(BIN)/latticeforge crds -o .venv/crds
 	diff -r crds .venv/crds || { echo 'crds/ is out of date: make crds'; exit 1; }
 	$(BIN)/python -m charts.sync --check
+	$(BIN)/python -m docs.generate --check
 	@$(MAKE) --no-print-directory test
 
 benchmark: $(INSTALLED) ## Measure what one operator carries (half an hour)
@@ -67,6 +68,9 @@ crds: $(INSTALLED) ## Write crds/ anew from the API models
 
 chart: $(INSTALLED) ## Write what the chart takes from the code anew
 	$(BIN)/python -m charts.sync
+
+docs: $(INSTALLED) ## Write docs/reference anew from the code and the chart
+	$(BIN)/python -m docs.generate
 
 locks: $(INSTALLED) ## Write requirements/ anew: what the images install, by version and hash
 	$(LOCK) --python-version 3.12 --group build --output-file requirements/build.txt

@@ -162,6 +162,11 @@ PANELS = (
             ),
         },
     ),
+    Panel(
+        "Requests to the API server",
+        "Per second, watches aside.",
+        {"{{method}}": "sum by (method) (rate(latticeforge_api_requests_total[5m]))"},
+    ),
 )
 
 

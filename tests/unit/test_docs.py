@@ -6,27 +6,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-import yaml
-from pydantic import TypeAdapter
 from pydantic.alias_generators import to_camel
+from tests.fixtures.documents import DOCUMENTS, ROOT
 
 from latticeforge_operator.api.data import Data, Fields
 from latticeforge_operator.api.tokenizer import SpecialTokens
-from latticeforge_operator.api.training import Base
 from latticeforge_operator.cli.commands import group
 from latticeforge_trainer.contract import DataFormat, ExcessLength, ExitCode
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
-)
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-NOT_YET = {"plan"}
-"""Commands that the limits name as missing."""
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
@@ -35,33 +26,18 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
+def anchors(path: Path) -> set[str]:
+    """The headings of a document, as links name them."""
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    }
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_anchors_name_a_heading(path: Path) -> None:
-    text = path.read_text()
-    headings = {
-        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_make_targets_exist(path: Path) -> None:
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    code = "\n".join(re.findall(r"`[^`]+`|^ {4}\S.*$", path.read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= set(targets)
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_commands_and_their_options_exist(path: Path) -> None:
-    for name, rest in re.findall(r"`latticeforge ([a-z]+)([^`]*)`", path.read_text()):
-        if name in NOT_YET:
-            continue
-        command = group.commands[name]
-        if isinstance(command, click.Group) and rest.split():
-            command = command.commands[rest.split()[0]]
-        known = {option for param in command.params for option in param.opts}
-        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= known
+    for target, anchor in re.findall(r"\]\(([^)#:]*\.md)?#([^)]+)\)", path.read_text()):
+        assert anchor in anchors(path.parent / target if target else path)
 
 
 def test_every_command_is_documented() -> None:
@@ -113,16 +89,3 @@ def test_every_field_of_a_data_set_is_explained() -> None:
     words = set(re.findall(r"\w+", text))
     assert {to_camel(name) for name in named} <= words
     assert {str(kind) for kind in (*DataFormat, *ExcessLength)} <= words
-
-
-@pytest.mark.parametrize(
-    "snippet",
-    re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training-data.md").read_text(), re.DOTALL),
-)
-def test_snippets_are_valid(snippet: str) -> None:
-    parts: dict[str, TypeAdapter[Any]] = {
-        "base": TypeAdapter(Base),
-        "data": TypeAdapter(list[Data]),
-    }
-    for name, value in yaml.safe_load(snippet).items():
-        assert parts[name].validate_python(value)

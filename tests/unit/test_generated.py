@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from charts import sync
+from docs.generate import __main__ as reference
 
 from latticeforge_operator import __version__
 from latticeforge_operator.cli.crds import crd_files
@@ -20,6 +21,10 @@ def test_crds_are_up_to_date() -> None:
 
 def test_the_chart_is_up_to_date() -> None:
     assert sync.outdated() == [], "run: make chart"
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert reference.outdated() == [], "run: make docs"
 
 
 def test_the_chart_has_the_version_of_what_it_installs() -> None:

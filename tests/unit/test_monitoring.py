@@ -12,7 +12,9 @@ import yaml
 from charts.dashboard import PANELS, Panel, dashboard
 from charts.sync import CHART
 from prometheus_client.metrics_core import Metric
+from tests.fixtures.documents import ROOT
 
+from latticeforge_operator.cluster.metrics import METRICS
 from latticeforge_operator.cluster.telemetry import StackCollector, Telemetry
 
 STACK = {
@@ -63,6 +65,17 @@ def exported() -> dict[str, set[str]]:
 def _samples(family: Metric) -> Iterator[Any]:
     assert family.samples, f"{family.name} is not exercised by this test"
     yield from family.samples
+
+
+def test_what_is_described_is_what_is_exported() -> None:
+    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_count", "_sum", "_bucket")}
+    described = {
+        metric.name + suffix: set(metric.labels)
+        for metric in METRICS
+        for suffix in suffixes[metric.kind]
+    }
+    found = {name: labels - {"le"} for name, labels in exported().items()}
+    assert {name: v for name, v in found.items() if not name.endswith("_created")} == described
 
 
 ALERTS = [
@@ -120,7 +133,9 @@ def test_a_legend_names_labels_that_its_query_keeps(panel: Panel) -> None:
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     told = rule["annotations"]
-    assert set(told) == {"summary", "description"}
+    assert set(told) == {"summary", "description", "runbook"}
+    assert told["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+    assert f"\n### {rule['alert']}\n" in (ROOT / "docs" / "operations.md").read_text()
     assert rule["labels"]["severity"] in {"warning", "critical"}
     named = set(re.findall(r"\$labels\.(\w+)", str(told)))
     assert named <= labels_of(promql_parser.parse(rule["expr"]))

@@ -103,11 +103,10 @@ Quantity = Annotated[
         "must be a Kubernetes quantity such as 500Gi",
     ),
 ]
-DNSLabel = Annotated[
-    str,
-    Field(min_length=1, max_length=63),
-    Matches(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "must be lowercase letters, digits and dashes"),
-]
+_LABEL = Matches(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "must be lowercase letters, digits and dashes")
+DNSLabel = Annotated[str, Field(min_length=1, max_length=63), _LABEL]
+StageName = Annotated[str, Field(min_length=1, max_length=40), _LABEL]
+"""Short enough that `STAGE/KIND` fits a label."""
 Currency = Annotated[
     str, Field(max_length=3), Matches(r"[A-Z]{3}", "must be an ISO 4217 code such as USD")
 ]

@@ -45,9 +45,10 @@ class GPUPoolSpec(APIModel):
     currency: Currency = "USD"
     """ISO 4217 code of the price."""
     host_memory: Quantity | None = None
-    """Host memory of one node that pods may use."""
+    """Host memory of one node that pods may use; left out: nothing is planned that needs it."""
     spot: bool = False
-    """Whether nodes may be taken back at any time."""
+    """Whether nodes may be taken back at any time: predicted time and money then allow for work
+    that is lost."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the pool's nodes."""
     tolerations: list[Toleration] = Field(default_factory=list, max_length=16)
@@ -61,12 +62,15 @@ class GPUPoolSpec(APIModel):
 
 
 class GPUPoolStatus(APIModel):
-    """What the pool has and how much of it is held."""
+    """What the pool has and how much of it is held, for whoever counts nodes to fill in.
+
+    The operator may not list nodes: it writes nothing here, and reads `nodes` alone.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     nodes: int | None = None
-    """Nodes that match the pool."""
+    """Nodes that match the pool; a plan spans no more of them."""
     gpus: int | None = None
     """GPUs on these nodes."""
     gpus_in_use: int | None = None

@@ -47,7 +47,8 @@ class Condition(StatusModel):
     """A `metav1.Condition`."""
 
     type: str
-    """Accepted, Planned, Progressing, Succeeded."""
+    """Accepted (the spec is valid), Planned (there is a plan that fits), Progressing (something
+    runs), Succeeded (the model is finished)."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: str
@@ -68,7 +69,8 @@ class Attempt(StatusModel):
     job: str
     """Name of the Job."""
     outcome: str | None = None
-    """How it ended: Done, Interrupted, Preempted, Failed, …; empty while it runs."""
+    """How it ended: Done, Interrupted, Preempted, UserError, OutOfMemory, Numerical, Network,
+    Stalled, Deadline, Vanished, Unreported or Failed; empty while it runs."""
     reason: str | None = None
     """Why it ended, in one sentence."""
     remedy: str | None = None
@@ -76,7 +78,7 @@ class Attempt(StatusModel):
     counted: bool = False
     """Whether it counts against `failure.maxRestarts`."""
     nodes: list[str] = Field(default_factory=list)
-    """Where it stood still; other nodes are preferred from then on."""
+    """Nodes on which it stood still; others are preferred from then on."""
     pods: dict[str, float] = Field(default_factory=dict)
     """Seconds that each of its pods held its GPUs, from scheduled to gone."""
     gpus_per_pod: int = 0
@@ -101,7 +103,8 @@ class StepStatus(StatusModel):
     name: str
     """`STAGE/KIND`, or `publish`."""
     digest: str
-    """What the result depends on."""
+    """SHA-256 of everything that the result depends on; its artifact lies under that name in the
+    store."""
     phase: StepPhase = StepPhase.PENDING
     """Where the step stands."""
     message: str = ""
@@ -172,7 +175,8 @@ class ProgressStatus(StatusModel):
     """How far the stack is."""
 
     percent: int = 0
-    """Share of the work that is done."""
+    """Share of the work that is done, in per cent. A train step weighs as much as ten of prepare,
+    merge or publish, an evaluate step as five."""
     eta: str | None = None
     """When it is expected to be finished."""
     loss: str | None = None

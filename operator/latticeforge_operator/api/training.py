@@ -22,6 +22,7 @@ from latticeforge_operator.api.base import (
     Quantity,
     Reference,
     Revision,
+    StageName,
     rule,
     rules,
 )
@@ -177,7 +178,7 @@ class Stage(APIModel):
         )
     )
 
-    name: DNSLabel = Field(max_length=40)
+    name: StageName
     """Name of the stage, unique in the stack."""
     method: Method = Method.LORA
     """Full (all weights), LoRA (an adapter), or QLoRA (an adapter over 4-bit weights)."""
@@ -190,11 +191,13 @@ class Stage(APIModel):
     lora: LoRA | None = None
     """The adapter's shape; only with method LoRA or QLoRA."""
     handoff: Handoff = Handoff.MERGE
-    """How the previous stage's adapter is taken over: merged into the weights, or trained on."""
+    """How the previous stage's adapter is taken over. Merge: it is folded into the weights, and
+    this stage trains on them. ContinueAdapter: the adapter itself is trained on."""
     evaluate: list[Gate] = Field(default_factory=list, max_length=32)
     """Gates: the next stage starts, and the model is published, only if all of them pass."""
     on_gate_failure: OnGateFailure = OnGateFailure.STOP
-    """Stop the stack, warn and go on, or wait for the annotation `latticeforge.dev/approve`."""
+    """Stop: the stack fails. Warn: it goes on with a warning. RequireApproval: it waits until the
+    annotation `latticeforge.dev/approve` names the stage."""
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
@@ -232,7 +235,7 @@ class Compute(APIModel):
     """How long the whole stack may take by its plan, such as 12h: slower choices are refused. What
     runs is not ended by it."""
     queue: DNSLabel | None = None
-    """Kueue LocalQueue that admits the Jobs."""
+    """Kueue LocalQueue that admits the Jobs; left out: the platform's default, if it has one."""
     priority_class_name: DNSLabel | None = None
     """PriorityClass of the pods on the pool."""
 
@@ -245,7 +248,9 @@ class Budget(APIModel):
     currency: Currency = "USD"
     """ISO 4217 code; must be the pool's."""
     on_exceed: OnExceed = OnExceed.SUSPEND
-    """Suspend (keep everything), Fail, or only Warn."""
+    """What follows when the limit is reached, or what is left cannot pay for the rest. Suspend:
+    write a checkpoint, release the GPUs, go on when the limit is raised. Fail: end the stack.
+    Warn: say so, and nothing else."""
 
 
 class Storage(APIModel):
@@ -337,9 +342,10 @@ class StackedTrainingSpec(APIModel):
     )
 
     mode: Mode = Mode.RUN
-    """Run, or Plan: fill `status.plan` and run nothing."""
+    """Run, or Plan: fill `status.plan` with GPUs, hours and money, and run nothing."""
     suspend: bool = False
-    """Checkpoint, release the GPUs and keep everything; false continues."""
+    """True: write a checkpoint, release the GPUs and keep everything; false again: go on from
+    there."""
     base: Base
     """The model that the stack starts from."""
     stages: list[Stage] = Field(min_length=1, max_length=MAX_STAGES)

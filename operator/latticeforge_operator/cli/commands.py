@@ -25,6 +25,11 @@ from latticeforge_operator import __version__
 _EXTRAS = "latticeforge[operator,devcluster,trainer]"
 
 
+def _example(line: str) -> str:
+    """What the help ends with; the mark keeps click from breaking the line."""
+    return f"\b\nExample:\n  {line}"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="latticeforge")
 def group() -> None:
@@ -46,7 +51,7 @@ def main() -> None:
         sys.exit(f"Error: this command needs the package {root}; pip install '{_EXTRAS}'")
 
 
-@group.command()
+@group.command(epilog=_example("latticeforge run examples/quickstart.yaml --workdir quickstart"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--workdir",
@@ -66,7 +71,9 @@ def run(file: Path, workdir: Path, namespace: str | None) -> None:
     sys.exit(run_stack(file, workdir, namespace))
 
 
-@group.command()
+@group.command(
+    epilog=_example("latticeforge plan examples/qwen2.5-72b-full.yaml --tokens 12M --explain")
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--pools",
@@ -131,7 +138,7 @@ def plan(
     sys.exit(code)
 
 
-@group.command()
+@group.command(epilog=_example("latticeforge status elle-72b-math -n research"))
 @click.argument("name", required=False)
 @click.option("-n", "--namespace", help="Namespace.  [default: the kubeconfig's]")
 def status(name: str | None, namespace: str | None) -> None:
@@ -141,7 +148,7 @@ def status(name: str | None, namespace: str | None) -> None:
     show_status(name, namespace)
 
 
-@group.command()
+@group.command(epilog=_example("latticeforge watch elle-72b-math -n research"))
 @click.argument("name")
 @click.option("-n", "--namespace", help="Namespace.  [default: the kubeconfig's]")
 def watch(name: str, namespace: str | None) -> None:
@@ -154,7 +161,7 @@ def watch(name: str, namespace: str | None) -> None:
     sys.exit(watch_stack(name, namespace))
 
 
-@group.command()
+@group.command(epilog=_example("latticeforge devcluster --kubeconfig kubeconfig"))
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -176,7 +183,7 @@ def devcluster(data_dir: Path, port: int, kubeconfig: Path | None, crds: bool) -
     serve_devcluster(data_dir, port=port, kubeconfig=kubeconfig, with_crds=crds)
 
 
-@group.command()
+@group.command(epilog=_example("latticeforge data cic --n 1000 -o cic.jsonl"))
 @click.argument("kind", type=click.Choice(["cic", "math"]))
 @click.option("--n", "count", type=click.IntRange(min=1), required=True, help="Samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same file.")
@@ -215,7 +222,7 @@ def import_() -> None:
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@import_.command()
+@import_.command(epilog=_example("latticeforge import axolotl config.yaml --gpus 8 -o stack.yaml"))
 @click.argument("config", type=_CONFIG)
 @click.option("--then", "later", type=_CONFIG, multiple=True, help="Config of the next stage.")
 @click.option(
@@ -271,7 +278,7 @@ def axolotl(
     )
 
 
-@group.command()
+@group.command(epilog=_example("latticeforge crds | kubectl apply -f -"))
 @click.option(
     "-o",
     "--output",

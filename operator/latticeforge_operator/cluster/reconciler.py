@@ -299,7 +299,11 @@ class Reconciler:
                 self.mirror.put("Job", answer)
 
     async def _make_volume(self, training: StackedTraining, launch: Launch) -> None:
-        """Make the stack's own volume; one that is there follows the spec, as far as it can."""
+        """Make the stack's own volume; one that is there follows the spec, as far as it can.
+
+        Raises:
+            Refused: An earlier stack of this name has not quite gone, and takes its volume along.
+        """
         claim = manifests.volume_claim(training, launch, self._settings)
         if claim is None:
             return
@@ -307,7 +311,12 @@ class Reconciler:
         try:
             await self._client.create(CLAIMS, training.namespace, first)
         except Conflict:
-            await self._client.apply(claim)
+            found = await self._client.apply(claim)
+            if "deletionTimestamp" in found["metadata"]:
+                name = found["metadata"]["name"]
+                raise Refused(
+                    f"claim {name} is still being deleted; tried again every minute"
+                ) from None
 
     async def _write_status(self, obj: dict[str, Any], status: dict[str, Any]) -> None:
         meta = obj["metadata"]

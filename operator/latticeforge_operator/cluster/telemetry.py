@@ -24,9 +24,13 @@ from pydantic import ValidationError
 from latticeforge_operator.api import TrainingStatus
 from latticeforge_operator.api.status import StepStatus
 from latticeforge_operator.api.training import Budget
+from latticeforge_operator.cluster import metrics
+from latticeforge_operator.cluster.metrics import Described
 from latticeforge_operator.core.reconcile import ENDED
 from latticeforge_trainer.contract import TrainMeters
 
+_FIRST_STEP = (0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 3600, float("inf"))
+"""Buckets, in seconds."""
 UNREADABLE = "Unreadable"
 """The phase under which a stack is counted whose status somebody has spoilt."""
 STUCK_SECONDS = 300.0
@@ -43,29 +47,13 @@ class Telemetry:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._passes = Counter(
-            "latticeforge_reconciles",
-            "Passes over stacks, by how they ended: done, unavailable or defect",
-            ["result"],
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "latticeforge_reconcile_duration_seconds",
-            "How long one pass over one stack took",
-            registry=self.registry,
-        )
+        registry = self.registry
+        self._passes = Counter(*metrics.PASSES.described, registry=registry)
+        self._seconds = Histogram(*metrics.PASS_SECONDS.described, registry=registry)
         self._first_step = Histogram(
-            "latticeforge_time_to_first_step_seconds",
-            "From the creation of a stack to its first Job",
-            buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 3600, float("inf")),
-            registry=self.registry,
+            *metrics.FIRST_STEP_SECONDS.described, buckets=_FIRST_STEP, registry=registry
         )
-        self._calls = Counter(
-            "latticeforge_api_requests",
-            "Requests to the API server, watches aside, by HTTP method",
-            ["method"],
-            registry=self.registry,
-        )
+        self._calls = Counter(*metrics.CALLS.described, registry=registry)
         self._waiting: dict[Any, float] = {}
 
     def woken(self, key: object) -> None:
@@ -189,28 +177,18 @@ class _Sums:
             self.flops[place] += gauges.model_flops_per_second
 
     def metrics(self) -> Iterator[Metric]:
-        place = ("namespace", "pool")
-        money = (*place, "currency")
-        yield _gauge("stacks", "Stacks by phase", ("namespace", "phase"), self.stacks)
-        yield _gauge("steps", "Steps by phase", ("namespace", "kind", "phase"), self.steps)
-        yield _gauge("gpus_held", "GPUs that pods hold", place, self.gpus)
-        idle = "Of the GPUs that pods hold, those of steps that report no work yet"
-        yield _gauge("gpus_idle", idle, place, self.idle)
-        yield _gauge("spent", "Money spent on the stacks there are", money, self.spent)
-        yield _gauge("lost", "Money spent on work that was redone", money, self.lost)
-        waiting = "Money spent on GPUs that were held before the work began"
-        yield _gauge("waiting", waiting, money, self.waiting)
-        used = "Share of the budget that is spent, of each stack that has one and has not ended"
-        yield _gauge("budget_used_ratio", used, ("namespace", "training"), self.budgets)
-        queued = "Seconds that attempts waited for their first node"
-        yield _gauge("queued_seconds", queued, place, self.queued)
-        tokens = "Real tokens that running steps train on each second"
-        yield _gauge("tokens_per_second", tokens, place, self.tokens)
-        # Sums, where a mean of MFU would weigh one GPU like eight: divide by the GPUs held.
-        flops = "Model FLOPs that running steps do each second"
-        yield _gauge("model_flops_per_second", flops, place, self.flops)
-        outcomes = ("namespace", "outcome")
-        yield _gauge("attempts", "Attempts that ended, by outcome", outcomes, self.attempts)
+        yield _gauge(metrics.STACKS, self.stacks)
+        yield _gauge(metrics.STEPS, self.steps)
+        yield _gauge(metrics.GPUS_HELD, self.gpus)
+        yield _gauge(metrics.GPUS_IDLE, self.idle)
+        yield _gauge(metrics.SPENT, self.spent)
+        yield _gauge(metrics.LOST, self.lost)
+        yield _gauge(metrics.WAITING, self.waiting)
+        yield _gauge(metrics.BUDGET_USED, self.budgets)
+        yield _gauge(metrics.QUEUED_SECONDS, self.queued)
+        yield _gauge(metrics.TOKENS, self.tokens)
+        yield _gauge(metrics.FLOPS, self.flops)
+        yield _gauge(metrics.ATTEMPTS, self.attempts)
 
 
 def _works(step: StepStatus) -> bool:
@@ -220,10 +198,8 @@ def _works(step: StepStatus) -> bool:
     return step.fraction > 0
 
 
-def _gauge(
-    name: str, text: str, labels: tuple[str, ...], values: dict[tuple[str, ...], Any]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"latticeforge_{name}", text, labels=labels)
+def _gauge(metric: Described, values: Mapping[tuple[str, ...], Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(metric.name, metric.text, labels=metric.labels)
     for key, value in values.items():
         family.add_metric(key, float(value))
     return family
@@ -232,7 +208,7 @@ def _gauge(
 def application(telemetry: Telemetry, is_ready: Callable[[], bool]) -> web.Application:
     """`/metrics`, `/healthz` (passes move) and `/readyz` (everything has been listed)."""
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def exposition(_: web.Request) -> web.Response:
         body = generate_latest(telemetry.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -248,7 +224,7 @@ def application(telemetry: Telemetry, is_ready: Callable[[], bool]) -> web.Appli
 
     app = web.Application()
     app.add_routes(
-        [web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)]
+        [web.get("/metrics", exposition), web.get("/healthz", healthz), web.get("/readyz", readyz)]
     )
     return app
 

@@ -73,6 +73,11 @@ def hyperparameters(**fields: Any) -> dict[str, Any]:
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     # what: (object, the models' sentence, the schema's sentence)
     "no stages": (stages(), "at least 1 item", "at least 1 items"),
+    "a long name of a stage": (
+        first_stage(name="s" * 41),
+        "at most 40 characters",
+        "may not be more than 40",
+    ),
     "two stages of one name": (
         stages(STAGE, STAGE),
         "two stages are named math; every stage needs its own name",

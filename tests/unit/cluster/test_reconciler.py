@@ -507,6 +507,19 @@ async def test_a_job_without_pods_is_doubted() -> None:
     assert world.reconciler._doubted == {KEY}
 
 
+async def test_nothing_starts_on_a_volume_that_goes_with_an_earlier_stack_of_the_name() -> None:
+    world = World(spec(storage={"size": "1Ti"}))
+    world.client.fails["create persistentvolumeclaims"] = Conflict("it exists")
+    claim = ("PersistentVolumeClaim", "elle-store")
+    world.client.objects[claim] = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    await world.passes()
+    assert "claim elle-store is still being deleted" in world.status["message"]
+    assert not [kind for kind, _ in world.client.objects if kind == "Job"]
+    del world.client.fails["create persistentvolumeclaims"]
+    await world.passes()
+    assert [kind for kind, _ in world.client.objects if kind == "Job"]
+
+
 async def test_a_volume_that_is_there_keeps_its_class_whatever_the_settings_say() -> None:
     world = World(spec(storage={"size": "1Ti"}), Settings(storage_class="block"))
     world.client.fails["create persistentvolumeclaims"] = Conflict("it exists")
