@@ -103,8 +103,8 @@ def _of_adapter(path: str, convert: Callable[[Any], Any] = lambda value: value) 
 
 
 def _saved(key: str, value: list[str], settings: Settings) -> Iterable[Line]:
-    names = [name.rpartition(".")[2] for name in value]
-    others = [name for name in names if name not in _TABLES]
+    found = [name.rpartition(".")[2] for name in value]
+    others = [name for name in found if name not in _TABLES]
     if settings["adapter"] is None:
         yield ignored(key, "there is no adapter")
     elif others:
@@ -112,11 +112,13 @@ def _saved(key: str, value: list[str], settings: Settings) -> Iterable[Line]:
             key, f"{', '.join(others)}: only embedding and head are trained beside an adapter here"
         )
     else:
-        tables = sorted({_TABLES[name] for name in names})
-        sentence = (
-            f"lora.modulesToSave {', '.join(tables)}; where the base ties them, they stay one"
+        tables = sorted({_TABLES[name] for name in found})
+        names = ", ".join(tables)
+        yield mapped(
+            key,
+            f"lora.modulesToSave {names}; if the base's head is its embedding, they stay one",
+            {"lora.modulesToSave": tables},
         )
-        yield mapped(key, sentence, {"lora.modulesToSave": tables})
 
 
 def _previous(key: str, value: str, _settings: Settings) -> Iterable[Line]:

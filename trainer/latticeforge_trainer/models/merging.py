@@ -1,8 +1,8 @@
 """Folds a LoRA adapter into 16-bit weights, shard by shard, and checks what came out.
 
-W' = W + (alpha / r) B A, computed in fp32 and rounded once; a weight that was trained in full beside
-the adapter takes the place of its own. Neither the base nor the merged model
-is ever whole in memory while it is written; the check loads one after the other.
+W' = W + (alpha / r) B A, computed in fp32 and rounded once; what was trained in full beside the
+adapter takes the place of the base's own. Neither the base nor the merged model is ever whole in
+memory while it is written; the check loads one after the other.
 """
 
 from __future__ import annotations

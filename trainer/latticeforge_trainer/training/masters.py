@@ -1,7 +1,8 @@
 """Reads and writes an adapter's fp32 master weights and Adam moments, whole, under ZeRO 1 to 3.
 
-An adapter is small. Its training state as whole tensors by name resumes on any number of
-processes and under any ZeRO stage, 0 included, which DeepSpeed's own sharded checkpoints do not.
+The training state of an adapter, and of what is trained in full beside it, as whole tensors by name
+resumes on any number of processes and under any ZeRO stage, 0 included, which DeepSpeed's own
+sharded checkpoints do not.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def read_masters(engine: Any) -> dict[str, torch.Tensor]:
-    """Master weights and moments on the CPU, named `<kind>/<parameter>`; a collective."""
-    return {
-        f"{kind}/{name}": _read(parameter, kind).detach().cpu().clone()
-        for name, parameter in trainable_parameters(engine.module)
-        for kind in (MASTER, *MOMENTS)
-    }
+    """Master weights and moments on the first process's CPU, as `<kind>/<parameter>`; a collective.
+
+    The others, which write nothing, get nothing: an embedding's would be gigabytes for each.
+    """
+    tensors = {}
+    for name, parameter in trainable_parameters(engine.module):
+        for kind in (MASTER, *MOMENTS):
+            whole = _read(parameter, kind)
+            if engine.global_rank == 0:
+                tensors[f"{kind}/{name}"] = whole.detach().cpu().clone()
+    return tensors
 
 
 def write_masters(engine: Any, tensors: dict[str, torch.Tensor]) -> None:
