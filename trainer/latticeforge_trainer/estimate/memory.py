@@ -28,7 +28,7 @@ from latticeforge_trainer.estimate.recompute import (
     rows_kept,
 )
 from latticeforge_trainer.estimate.states import (
-    gradient_width,
+    gradient_bytes,
     later_states,
     reduction_buffers,
     standing_states,
@@ -114,7 +114,8 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     kept = [sizes[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
-    gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
+    tables = run.trained_tables
+    gradients = waiting_gradients(run) or gradient_bytes(run, tables, run.trained - tables)
     yield (
         Term("gradients", gradients, "of everything that is trained"),
         Term("update", _in_update(run), "a bucket of gradients in 32 bits"),
@@ -123,10 +124,20 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
 
 def _in_update(run: Run) -> int:
     shape = run.model.shape
-    largest = shape.hidden * max(shape.vocabulary, shape.intermediate) if run.is_full else 0
-    # Before that, the embedding's gradient is added to that of the head, if they are one.
-    added = run.width * shape.hidden * shape.vocabulary if run.is_full and shape.tied else 0
-    return max(update_buffers(run, largest), added)
+    table = shape.hidden * shape.vocabulary
+    largest = table if run.trained_tables else 0
+    if run.is_full:
+        largest = max(largest, shape.hidden * shape.intermediate)
+    return max(update_buffers(run, largest), _added(run, table))
+
+
+def _added(run: Run, table: int) -> int:
+    """The embedding's gradient while it is added, before the update, to what is there of it."""
+    if not run.trains_embedding or run.strategy.zero_stage:
+        return 0
+    if run.accumulates:  # to that of the micro-batches before, in 32 bits
+        return (4 + run.width) * table
+    return run.width * table if run.model.shape.tied else 0  # to that of the head
 
 
 def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:
@@ -150,14 +161,13 @@ def _in_backward(
 ) -> tuple[Term, ...]:
     """At the layer where what is still kept and what has come of gradients are the most."""
     shape, waiting = run.model.shape, waiting_gradients(run)
-    tables = (2 - shape.tied) * shape.vocabulary * shape.hidden if run.is_full else 0
-    of_layer = (run.trained - tables) / shape.layers
-    of_head = shape.vocabulary * shape.hidden if run.is_full else 0
+    of_layer = (run.trained - run.trained_tables) / shape.layers
+    of_head = shape.vocabulary * shape.hidden if run.trains_head else 0
     peak = (0, 0, 0, 0)
     for layer in _ends(modes):
         below = sum(kept[: layer + 1])
-        passed = of_head + (len(modes) - 1 - layer) * of_layer
-        gradients = waiting or int(gradient_width(run) * passed)
+        passed = (len(modes) - 1 - layer) * of_layer
+        gradients = waiting or gradient_bytes(run, of_head, passed)
         again = _again(run, modes[layer], memory)
         peak = max(peak, (below + gradients + again, below, gradients, again))
     _, below, gradients, again = peak

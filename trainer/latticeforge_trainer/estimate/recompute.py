@@ -57,7 +57,7 @@ def bytes_of_head(setup: Setup) -> int:
     piece, and the softmax twice in 32 bits.
     """
     shape, width = setup.model.shape, setup.width
-    table = shape.vocabulary * shape.hidden if setup.is_full else 0
+    table = shape.vocabulary * shape.hidden if setup.trains_head else 0
     logits = min(LOGITS_AT_ONCE, setup.tokens * shape.vocabulary)
     hidden = 2 * setup.tokens * shape.hidden * width
     if setup.has_plain_head:

@@ -77,16 +77,15 @@ def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Iterator
 
 
 def _allocate_moments(engine: Any) -> None:
-    """Make the moments that ZeRO 1 and 2 would make in their first step, which is yet to come."""
+    """Make the moments that DeepSpeed would make in its first step, which is yet to come."""
     optimizer = engine.basic_optimizer
-    masters = [p for group in optimizer.param_groups for p in group["params"]]
-    missing = {p: p.grad for p in masters if p not in optimizer.state}
-    for master in missing:
-        master.grad = torch.zeros_like(master)
-    if missing:
-        optimizer.step()  # at a learning rate of 0, on zero gradients
-    for master, gradient in missing.items():
-        master.grad = gradient  # a buffer of DeepSpeed's, when the optimizer is offloaded
+    groups = [p for group in optimizer.param_groups for p in group["params"]]
+    # ZeRO-3 hands the optimizer one sub-group at a time, and none between steps.
+    for master in getattr(engine.optimizer, "fp32_partitioned_groups_flat", groups):
+        if master not in optimizer.state:
+            step = torch.zeros((), device=master.device)
+            moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
+            optimizer.state[master] = {"step": step, **moments}
     link: Any = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
         link()
