@@ -280,8 +280,7 @@ def test_one_more_table_never_needs_less(arguments: dict[str, Any], table: str) 
         of(arguments, lora=arguments["lora"] | {"modules_to_save": tables or None})
         for tables in (fewer, [*fewer, table])
     )
-    tied = run(**arguments).model.shape.tied
-    assert less.reserved < more.reserved or (tied and fewer and less == more)
+    assert less.reserved <= more.reserved
 
 
 @given(runs(NAMED))
