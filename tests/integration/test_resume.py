@@ -199,7 +199,7 @@ def test_an_adapter_resumes_under_another_zero_stage(
     whole = whole.model_copy(update={"digest": "f" * 64})
     run(whole, store)
     resumed, straight = losses(store, config.digest), losses(store, whole.digest)
-    assert resumed == pytest.approx(straight, rel=5e-3)
+    assert resumed == pytest.approx(straight, rel=2e-2)
 
 
 def test_a_sharded_full_checkpoint_says_what_it_needs(store: Store, tiny_model: Path) -> None:
