@@ -28,11 +28,12 @@ from latticeforge_trainer.estimate.recompute import (
     rows_kept,
 )
 from latticeforge_trainer.estimate.states import (
+    all_gradients,
     gradient_bytes,
+    in_update,
     later_states,
     reduction_buffers,
     standing_states,
-    update_buffers,
     waiting_gradients,
 )
 from latticeforge_trainer.estimate.terms import Term, present, total
@@ -114,30 +115,10 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     kept = [sizes[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
-    tables = run.trained_tables
-    gradients = waiting_gradients(run) or gradient_bytes(run, tables, run.trained - tables)
     yield (
-        Term("gradients", gradients, "of everything that is trained"),
-        Term("update", _in_update(run), "a bucket of gradients in 32 bits"),
+        Term("gradients", all_gradients(run), "of everything that is trained"),
+        Term("update", in_update(run), "a bucket of gradients in 32 bits"),
     )
-
-
-def _in_update(run: Run) -> int:
-    shape = run.model.shape
-    table = shape.hidden * shape.vocabulary
-    largest = table if run.trained_tables else 0
-    if run.is_full:
-        largest = max(largest, shape.hidden * shape.intermediate)
-    return max(update_buffers(run, largest), _added(run, table))
-
-
-def _added(run: Run, table: int) -> int:
-    """The embedding's gradient while it is added, before the update, to what is there of it."""
-    if not run.trains_embedding or run.strategy.zero_stage:
-        return 0
-    if run.accumulates:  # to that of the micro-batches before, in 32 bits
-        return (4 + run.width) * table
-    return run.width * table if run.model.shape.tied else 0  # to that of the head
 
 
 def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:

@@ -111,13 +111,32 @@ def reduction_buffers(setup: Setup) -> int:
     return setup.width * count * (2 if stage == 2 else 1)
 
 
-def update_buffers(setup: Setup, largest: int) -> int:
-    """What the update needs beside all gradients.
+def all_gradients(setup: Setup) -> int:
+    """Gradients of everything that is trained, when weights are updated."""
+    tables = setup.trained_tables
+    return waiting_gradients(setup) or gradient_bytes(setup, tables, setup.trained - tables)
 
-    Args:
-        setup: What is trained, and how.
-        largest: Parameters of the largest tensor that is trained.
-    """
+
+def in_update(setup: Setup) -> int:
+    """What the update needs beside all gradients."""
+    shape = setup.model.shape
+    table = shape.hidden * shape.vocabulary
+    largest = table if setup.trained_tables else 0
+    if setup.is_full:
+        largest = max(largest, shape.hidden * shape.intermediate)
+    return max(_update_buffers(setup, largest), _added(setup, table))
+
+
+def _added(setup: Setup, table: int) -> int:
+    """The embedding's gradient while it is added, before the update, to what is there of it."""
+    if not setup.trains_embedding or setup.strategy.zero_stage:
+        return 0
+    if setup.accumulates:  # to that of the micro-batches before, in 32 bits
+        return (4 + setup.width) * table
+    return setup.width * table if setup.model.shape.tied else 0  # to that of the head
+
+
+def _update_buffers(setup: Setup, largest: int) -> int:
     stage = setup.strategy.zero_stage
     if stage == 3:
         return 4 * min(SUB_GROUP, _own(setup))
