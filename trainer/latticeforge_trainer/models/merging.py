@@ -106,7 +106,8 @@ class Updates:
         rank = config["r"]
         self._scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
         self._saved = tuple(config.get("modules_to_save") or ())
-        self._file: Any = safe_open(folder / ADAPTER_WEIGHTS, framework="pt")  # untyped
+        open_file: Any = safe_open  # untyped
+        self._file = open_file(folder / ADAPTER_WEIGHTS, framework="pt")
         self._keys = set(self._file.keys())
         self._names = {self._weight_name(key) for key in self._keys}
         # What is tied to a saved module is in the file too; the base need not hold it twice.
