@@ -103,10 +103,10 @@ def update_apart(adapter: Path, other: Path, base: Path) -> float:
     import torch  # noqa: PLC0415  (after settle_environment)
 
     from latticeforge_trainer.models.headers import read_header  # noqa: PLC0415  (as above)
-    from latticeforge_trainer.models.merging import LowRankUpdates  # noqa: PLC0415  (as above)
+    from latticeforge_trainer.models.merging import Updates  # noqa: PLC0415  (as above)
 
     header = read_header(base / "model.safetensors")
-    mine, theirs = LowRankUpdates(adapter), LowRankUpdates(other)
+    mine, theirs = Updates(adapter), Updates(other)
     apart = norm = 0.0
     for name in sorted(theirs.pending):
         nothing = torch.zeros(header[name].shape)

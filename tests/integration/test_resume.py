@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 STEPS = 30
 
+TABLES = LoRASettings(rank=4, alpha=8, modules_to_save=["embed_tokens", "lm_head"])
+
 RUNS: list[dict[str, Any]] = [
     {"method": Method.FULL},
     {"method": Method.FULL, "strategy": {"precision": "bf16"}},
@@ -35,6 +37,7 @@ RUNS: list[dict[str, Any]] = [
         "lora": LoRASettings(rank=4, alpha=8, base_dtype="fp8"),
         "strategy": {"precision": "bf16"},
     },
+    {"method": Method.LORA, "lora": TABLES, "strategy": {"precision": "bf16"}},
 ]
 
 
@@ -65,7 +68,7 @@ def undisturbed(tmp_path: Path, tiny_model: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", RUNS, ids=["full-fp32", "full-bf16", "lora-dropout", "lora-fp8"]
+    "options", RUNS, ids=["full-fp32", "full-bf16", "lora-dropout", "lora-fp8", "lora-tables"]
 )
 def test_killed_three_times_every_loss_is_that_of_the_undisturbed_run(
     options: dict[str, Any], store: Store, tiny_model: Path, undisturbed: Any
@@ -179,11 +182,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(store: Store, tiny_model: Path) -
     assert len(losses(store, config.digest)) == STEPS
 
 
-def test_an_adapter_resumes_under_another_zero_stage(store: Store, tiny_model: Path) -> None:
-    options: dict[str, Any] = {"method": Method.LORA, "learning_rate": 1e-2}
+@pytest.mark.parametrize(("zero_stage", "lora"), [(2, LoRASettings(rank=4, alpha=8)), (3, TABLES)])
+def test_an_adapter_resumes_under_another_zero_stage(
+    zero_stage: int, lora: LoRASettings, store: Store, tiny_model: Path
+) -> None:
+    options: dict[str, Any] = {"method": Method.LORA, "lora": lora, "learning_rate": 1e-2}
     config = interrupted(store, tiny_model, 13, strategy={"precision": "bf16"}, **options)
     changed = long_run(
-        store, tiny_model, strategy={"precision": "bf16", "zero_stage": 2}, **options
+        store, tiny_model, strategy={"precision": "bf16", "zero_stage": zero_stage}, **options
     ).model_copy(update={"digest": config.digest})
 
     log = run(changed, store)
@@ -193,7 +199,7 @@ def test_an_adapter_resumes_under_another_zero_stage(store: Store, tiny_model: P
     whole = whole.model_copy(update={"digest": "f" * 64})
     run(whole, store)
     resumed, straight = losses(store, config.digest), losses(store, whole.digest)
-    assert resumed == pytest.approx(straight, rel=5e-3)
+    assert resumed == pytest.approx(straight, rel=2e-2)
 
 
 def test_a_sharded_full_checkpoint_says_what_it_needs(store: Store, tiny_model: Path) -> None:

@@ -259,6 +259,10 @@ class PreparePayload(Contract):
         return self
 
 
+Table = Literal["embed_tokens", "lm_head"]
+"""The matrices with a row for each token, by PEFT's names: the embedding, and the head."""
+
+
 class LoRASettings(Contract):
     """The shape of an adapter, and what its frozen base is computed in."""
 
@@ -269,6 +273,8 @@ class LoRASettings(Contract):
     """Names of linear layers, or one pattern of whole names; None: every one but the head."""
     layers: list[int] | None = None
     """Decoder layers that get an adapter, from 0; None: all."""
+    modules_to_save: list[Table] | None = None
+    """Trained in full beside the adapter; None: neither. Tied ones are one, by either name."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank."""
     base_dtype: Literal["fp8"] | None = None

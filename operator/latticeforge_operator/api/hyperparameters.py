@@ -116,6 +116,12 @@ class LoRA(APIModel):
         default=None, min_length=1, max_length=1000
     )
     """Numbers, from 0, of the decoder layers that get an adapter; left out: all."""
+    modules_to_save: list[Literal["embed_tokens", "lm_head"]] | None = Field(
+        default=None, min_length=1, max_length=2
+    )
+    """What is trained in full beside the adapter and saved with it, by PEFT's names: the embedding,
+    the head, or both. Where the base's head is its embedding, they stay one, and either name trains
+    it. Left out: both are frozen."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank."""
     base_dtype: Literal["FP8"] | None = None

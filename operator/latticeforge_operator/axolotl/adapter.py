@@ -62,13 +62,20 @@ def _modules(value: Any) -> str | list[str]:
     return text(value) if isinstance(value, str) else texts(value)
 
 
-_OUTSIDE = {"embed_tokens", "lm_head", "wte"}
+_TABLES = {
+    "embed_tokens": "embed_tokens",
+    "embed_in": "embed_tokens",
+    "wte": "embed_tokens",
+    "lm_head": "lm_head",
+    "embed_out": "lm_head",
+}
+"""Embedding and head by the names that architectures give them."""
 
 
 def _targets(key: str, value: Any, settings: Settings) -> Iterable[Line]:
     if settings["adapter"] is None:
         yield ignored(key, "there is no adapter")
-    elif not isinstance(value, str) and set(value) & _OUTSIDE:
+    elif not isinstance(value, str) and set(value) & set(_TABLES):
         yield unsupported(key, "adapters are laid on linear layers of the decoder here")
     elif settings["lora_target_linear"] or value in ("all-linear", ["all-linear"]):
         yield implied(key, "every linear layer but the head has an adapter")
@@ -93,6 +100,25 @@ def _of_adapter(path: str, convert: Callable[[Any], Any] = lambda value: value) 
             yield from becomes(path, convert)(key, value, settings)
 
     return rule
+
+
+def _saved(key: str, value: list[str], settings: Settings) -> Iterable[Line]:
+    found = [name.rpartition(".")[2] for name in value]
+    others = [name for name in found if name not in _TABLES]
+    if settings["adapter"] is None:
+        yield ignored(key, "there is no adapter")
+    elif others:
+        yield unsupported(
+            key, f"{', '.join(others)}: only embedding and head are trained beside an adapter here"
+        )
+    else:
+        tables = sorted({_TABLES[name] for name in found})
+        names = ", ".join(tables)
+        yield mapped(
+            key,
+            f"lora.modulesToSave {names}; if the base's head is its embedding, they stay one",
+            {"lora.modulesToSave": tables},
+        )
 
 
 def _previous(key: str, value: str, _settings: Settings) -> Iterable[Line]:
@@ -137,9 +163,7 @@ ADAPTER: dict[str, Key] = {
     **switches("lora_target_linear", _all_linear),
     **keys("peft_layers_to_transform", _of_adapter("lora.layers"), anything),
     **switches("peft_use_rslora", _of_adapter("lora.rankStabilized")),
-    **keys(
-        "lora_modules_to_save", refused("embedding and head stay frozen beside an adapter here")
-    ),
+    **keys("lora_modules_to_save", _saved, texts),
     **keys("lora_model_dir", _previous, text),
     **keys("lora_target_parameters", refused("adapters on fused experts do not exist here")),
     **keys(

@@ -80,6 +80,7 @@ def _settings(lora: LoRA) -> LoRASettings:
         dropout=float(lora.dropout),
         target_modules=lora.target_pattern or lora.target_modules,
         layers=lora.layers,
+        modules_to_save=sorted(set(lora.modules_to_save)) if lora.modules_to_save else None,
         rank_stabilized=lora.rank_stabilized,
         base_dtype="fp8" if lora.base_dtype == "FP8" else None,
     )

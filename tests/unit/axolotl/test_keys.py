@@ -80,6 +80,16 @@ MAPPED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"lora": {"layers": [0, 3]}},
     ),
     ("peft_use_rslora", {"peft_use_rslora": True}, {"lora": {"rankStabilized": True}}),
+    (
+        "lora_modules_to_save",
+        {"lora_modules_to_save": ["lm_head", "model.embed_tokens"]},
+        {"lora": {"modulesToSave": ["embed_tokens", "lm_head"]}},
+    ),
+    (
+        "lora_modules_to_save",
+        {"lora_modules_to_save": ["wte", "embed_tokens"]},
+        {"lora": {"modulesToSave": ["embed_tokens"]}},
+    ),
 ]
 
 IMPLIED: list[tuple[str, Any]] = [
@@ -133,6 +143,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("lora_model_dir", "./elsewhere"),
     ("peft_use_dora", True),
     ("lora_target_modules", ["q_proj", "lm_head"]),
+    ("lora_modules_to_save", ["lm_head", "norm"]),
     ("peft", {"loftq_config": {"loftq_bits": 4}}),
     ("bnb_config_kwargs", {"bnb_4bit_quant_type": "fp4"}),
     ("unfrozen_parameters", ["model.layers.4[0-9].*"]),

@@ -126,6 +126,10 @@ def test_hyperparameters_reach_training() -> None:
     [
         ({"targetPattern": ".*mlp.*"}, {"targetModules": ".*mlp.*"}),
         ({"layers": [0, 5]}, {"layers": [0, 5]}),
+        (
+            {"modulesToSave": ["lm_head", "embed_tokens"]},
+            {"modulesToSave": ["embed_tokens", "lm_head"]},
+        ),
     ],
 )
 def test_the_adapters_place_reaches_training(lora: dict[str, Any], payload: dict[str, Any]) -> None:

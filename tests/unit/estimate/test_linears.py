@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from latticeforge_trainer.contract import LoRASettings
+from latticeforge_trainer.contract import LoRASettings, Method, Table, TrainPayload
 from latticeforge_trainer.estimate.base_model import read_base_model
-from latticeforge_trainer.estimate.linears import adapter_parameters, expert_parameters, groups_of
+from latticeforge_trainer.estimate.linears import (
+    adapter_parameters,
+    expert_parameters,
+    groups_of,
+    trained_parameters,
+)
 from latticeforge_trainer.estimate.shapes import FAMILIES
 from latticeforge_trainer.models.adapters import add_adapter
 
@@ -52,6 +57,23 @@ def test_an_adapter_has_as_many_parameters_as_peft_gives_it(
     adapted: Any = add_adapter(model, settings)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert adapter_parameters(read_base_model(config), settings) == trained
+
+
+@pytest.mark.parametrize("tables", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "mixtral"])
+def test_tables_beside_it_are_counted_as_peft_trains_them(kind: str, tables: list[Table]) -> None:
+    config, model = built(kind)
+    settings = LoRASettings(rank=4, target_modules=["q_proj"], modules_to_save=tables)
+    adapted: Any = add_adapter(model, settings)
+    payload = TrainPayload(
+        method=Method.LORA,
+        lora=settings,
+        learning_rate=1,
+        sequence_length=1,
+        global_batch_tokens=1,
+    )
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert trained_parameters(read_base_model(config), payload) == trained
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -18,6 +18,7 @@ from latticeforge_trainer.estimate.errors import EstimateError
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.terms import GIB, total
 from latticeforge_trainer.estimate.training import Run, conflict
+from latticeforge_trainer.estimate.weights import DEQUANTIZED
 from latticeforge_trainer.training.batches import BatchPlan, equal_steps
 
 NAMED = [mode for mode in Recompute if mode is not Recompute.AUTO]
@@ -119,6 +120,46 @@ def test_a_tied_embeddings_gradient_is_added_to_the_heads() -> None:
     assert memory.allocated == pytest.approx(expected, rel=1e-3)
 
 
+BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
+
+
+@pytest.mark.parametrize(
+    ("how", "more"),
+    [
+        # Masters, moments, gradients in 16 bits, and one of them in 32 as well for the update.
+        ({}, 2 * (4 + 8 + 2) + 2),
+        # Gradients of the first micro-batch; the head's of the second in 32 bits and in 16.
+        ({"accumulation": 2}, 2 * (4 + 8 + 4) + 6),
+    ],
+)
+def test_tables_beside_an_adapter_have_states_of_their_own(how: dict[str, Any], more: int) -> None:
+    how |= {"sequence": 1, "recompute": "layers"}
+    alone, both = (gpu_memory(run("Qwen2.5-7B", "LoRA", lora=lora, **how)) for lora in (None, BOTH))
+    assert both.allocated - alone.allocated == pytest.approx(more * TABLE, rel=1e-2)
+    terms = {term.name: term for term in both.terms}
+    assert terms["32-bit weights"].bytes == 4 * 2 * TABLE
+    assert "of embedding and head" in terms["32-bit weights"].why
+    adapters = next(term for term in alone.terms if term.name == "adapters")
+    assert terms["adapters"] == adapters
+
+
+def test_what_is_kept_dequantized_leaves_room_for_the_update() -> None:
+    lora = {"modules_to_save": ["embed_tokens"]}
+    memory = gpu_memory(run("Llama-3.1-70B", "QLoRA", sequence=64, lora=lora))
+    assert {"dequantized layers", "update"} <= {term.name for term in memory.terms}
+    assert memory.allocated <= memory.capacity
+
+
+def test_tied_tables_are_one_by_either_name() -> None:
+    tied = [
+        gpu_memory(run("Qwen2.5-0.5B", "LoRA", lora={"modules_to_save": tables}))
+        for tables in (["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"])
+    ]
+    assert tied[0] == tied[1] == tied[2]
+    terms = {term.name: term.bytes for term in tied[0].terms}
+    assert terms["32-bit weights"] == 4 * 151_936 * 896
+
+
 def test_zero_3_holds_a_part_of_everything_and_gathers_the_rest() -> None:
     terms = named(run("Qwen2.5-7B", "Full", zero_stage=3, processes=8))
     own = SEVEN // 8
@@ -164,6 +205,9 @@ STAGES = st.sampled_from([0, 1, 2, 3])
 DENSE = [n for n in sorted(MODELS) if MODELS[n]["model_type"] in {"qwen2", "llama", "mistral"}]
 
 
+TABLES = [None, ["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]]
+
+
 @st.composite
 def runs(
     draw: st.DrawFn,
@@ -192,7 +236,11 @@ def runs(
     if method != "Full":
         targets = [None, ["q_proj", "v_proj"], ["nothing"]]
         rank = draw(st.integers(1, 256))
-        arguments["lora"] = {"rank": rank, "target_modules": draw(st.sampled_from(targets))}
+        arguments["lora"] = {
+            "rank": rank,
+            "target_modules": draw(st.sampled_from(targets)),
+            "modules_to_save": draw(st.sampled_from(TABLES)),
+        }
     made = run(**arguments)
     assume(conflict(made.payload, made.strategy.zero_stage, made.strategy.offload) is None)
     return arguments
@@ -233,6 +281,16 @@ def test_more_gpus_never_need_more_each(arguments: dict[str, Any], more: int) ->
     assert wider.reserved <= of(arguments).reserved
 
 
+@given(runs(NAMED, ["LoRA", "QLoRA", "FP8"]), st.sampled_from(["embed_tokens", "lm_head"]))
+def test_one_more_table_never_needs_less(arguments: dict[str, Any], table: str) -> None:
+    fewer = [name for name in arguments["lora"]["modules_to_save"] or [] if name != table]
+    less, more = (
+        of(arguments, lora=arguments["lora"] | {"modules_to_save": tables or None})
+        for tables in (fewer, [*fewer, table])
+    )
+    assert less.reserved <= more.reserved
+
+
 @given(runs(NAMED))
 def test_less_recomputation_never_needs_less(arguments: dict[str, Any]) -> None:
     nothing, elementwise = (
@@ -246,7 +304,9 @@ def test_less_recomputation_never_needs_less(arguments: dict[str, Any]) -> None:
 def test_what_auto_chooses_fits_unless_everything_is_given_up(arguments: dict[str, Any]) -> None:
     memory = gpu_memory(run(**arguments))
     given_up = set(memory.modes) <= {Recompute.LAYERS, Recompute.OFFLOAD}
-    assert memory.allocated <= memory.capacity or given_up
+    # In the update, what is computed again is not there, and only what is kept dequantized counts.
+    chosen = {term.name for term in memory.terms} & {"activations", DEQUANTIZED}
+    assert memory.allocated <= memory.capacity or given_up or not chosen
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 16))

@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tests.fixtures.fast_paths import packed_documents, quantize, relative_error
+from safetensors.torch import load_file
+from tests.fixtures.fast_paths import in_nf4, packed_documents, quantize, relative_error
+from tests.fixtures.tiny_model import VOCABULARY, make_model
 from transformers import AutoModelForCausalLM
 
-from latticeforge_trainer.contract import LoRASettings, Method, Recompute, TrainPayload
+from latticeforge_trainer.contract import LoRASettings, Method, Recompute, Table, TrainPayload
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.models.adapters import ADAPTER_CONFIG, add_adapter, continue_adapter
+from latticeforge_trainer.models.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    add_adapter,
+    continue_adapter,
+)
 from latticeforge_trainer.models.documents import Boundaries
 from latticeforge_trainer.models.fused import fuse
 from latticeforge_trainer.training.export import export_adapter
@@ -124,6 +131,78 @@ def test_an_adapter_of_peft_goes_on_here_with_the_same_logits(
     assert relative_error(fast_logits(model), peft_logits(made)) < 1e-5
     trained = {name for name, p in engine.loss.model.named_parameters() if p.requires_grad}
     assert trained == {name for name, _ in made.named_parameters() if "lora_" in name}
+
+
+TABLES: list[list[Table]] = [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def with_head(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose head is its embedding, or is not."""
+    folder = tmp_path_factory.mktemp("with-head")
+    return make_model(folder, tie_word_embeddings=request.param)
+
+
+def tables_of(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights of embedding and head that a model computes with."""
+    causal = model.get_base_model()
+    return causal.get_input_embeddings().weight, causal.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("tables", TABLES, ids="+".join)
+def test_tables_trained_here_give_peft_the_same_logits_and_go_on(
+    tables: list[Table], with_head: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    settings = LoRASettings(rank=4, alpha=8, modules_to_save=tables)
+    untrained = base(with_head)
+    tied = untrained.config.tie_word_embeddings
+    model = add_adapter(base(with_head), settings)
+    export_adapter(train(model, settings), with_head, tmp_path)
+    found = fast_logits(model)
+
+    loaded = PeftModel.from_pretrained(base(with_head), tmp_path)
+    again = continue_adapter(base(with_head), tmp_path, settings)
+
+    assert relative_error(peft_logits(loaded.eval()), found) < 1e-5
+    assert relative_error(peft_logits(again.eval()), found) < 1e-5
+    trained = ["embed_tokens", "lm_head"] if tied else tables
+    whole = {name for name in load_file(tmp_path / ADAPTER_WEIGHTS) if "lora_" not in name}
+    places = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+    assert whole == {f"base_model.model.{places[name]}.weight" for name in trained}
+    for of in (loaded, again):
+        embedding, head = tables_of(of)
+        assert (embedding is head) is tied
+        moved = not torch.equal(embedding, untrained.get_input_embeddings().weight)
+        assert moved is ("embed_tokens" in trained)
+        moved = not torch.equal(head, untrained.get_output_embeddings().weight)
+        assert moved is ("lm_head" in trained)
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if p.requires_grad
+    }
+
+
+def test_an_adapter_without_the_table_does_not_go_on(tiny_model: Path, tmp_path: Path) -> None:
+    settings = LoRASettings(rank=4, alpha=8, modules_to_save=["lm_head"])
+    add_adapter(base(tiny_model), settings).save_pretrained(str(tmp_path))
+
+    other = settings.model_copy(update={"modules_to_save": ["embed_tokens", "lm_head"]})
+    with pytest.raises(UserError, match="saved with lm_head, but asks for embed_tokens and lm_hea"):
+        continue_adapter(base(tiny_model), tmp_path, other)
+    with pytest.raises(UserError, match="saved with lm_head, but asks for nothing beside it: use"):
+        continue_adapter(base(tiny_model), tmp_path, LoRASettings(rank=4, alpha=8))
+
+
+def test_the_base_has_no_second_copy_of_what_is_trained(tiny_model: Path) -> None:
+    model = add_adapter(base(tiny_model), LoRASettings(modules_to_save=["embed_tokens"]))
+    assert sum(p.shape == (VOCABULARY, 128) for p in model.parameters()) == 2  # and the head
+
+
+def test_a_quantized_head_is_not_trained(tiny_model: Path) -> None:
+    model = base(tiny_model)
+    model.lm_head = in_nf4(model.lm_head)[0]
+    with pytest.raises(UserError, match=r"^lora\.modulesToSave lm_head: the base holds it quantiz"):
+        add_adapter(model, LoRASettings(modules_to_save=["lm_head"]))
 
 
 @pytest.mark.parametrize(

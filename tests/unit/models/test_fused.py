@@ -12,7 +12,7 @@ from tests.fixtures.fast_paths import packed_documents, pair_of_models, relative
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from latticeforge_trainer.contract import LoRASettings, Recompute
+from latticeforge_trainer.contract import LoRASettings, Recompute, Table
 from latticeforge_trainer.models.fused import decoder_layers, fuse, is_fusible
 from latticeforge_trainer.models.linears import Concatenated, Fp8Group
 from latticeforge_trainer.training.batches import MicroBatch
@@ -174,6 +174,35 @@ def test_a_tied_head_gets_the_gradients_of_both_its_uses() -> None:
     expected = plain_results(plain, documents)
     fuse(fast, [Recompute.ELEMENTWISE] * 3)
     assert_alike(fast_results(fast, batch), expected, "Full")
+
+
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "FP8"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tables", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_embedding_and_head_are_trained_beside_an_adapter(
+    tables: list[Table], tied: bool, method: str
+) -> None:
+    torch.manual_seed(0)
+    settings = LoRASettings(rank=5, alpha=8, modules_to_save=tables)
+    fast, plain = pair_of_models(tiny("Qwen2", tie_word_embeddings=tied), method, settings)
+    batch, documents = packed_documents(LENGTHS, 96)
+    expected = plain_results(plain, documents)
+    assert sum(p.shape == (96, 64) for p in trained(fast)) == (1 if tied else len(tables))
+    for mode in MODES:
+        fuse(fast, [Recompute(mode)] * 3)
+        found = fast_results(fast, batch)
+        assert_alike(found, expected, method)
+        assert "LinearCrossEntropy" in type(found[1].grad_fn).__name__
+
+
+def test_capped_logits_have_a_trained_head_too() -> None:
+    torch.manual_seed(0)
+    settings = LoRASettings(rank=5, alpha=8, modules_to_save=["lm_head"])
+    fast, plain = pair_of_models(tiny("Gemma 2", tie_word_embeddings=True), "LoRA", settings)
+    batch, documents = packed_documents(LENGTHS, 96)
+    expected = plain_results(plain, documents)
+    fuse(fast, [Recompute.LAYERS] * 3)
+    assert_alike(fast_results(fast, batch), expected, "LoRA")
 
 
 @pytest.mark.parametrize("name", ["Qwen2", "Qwen3", "Phi-3"])

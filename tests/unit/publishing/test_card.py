@@ -72,6 +72,18 @@ def test_an_adapter_is_loaded_on_its_base(lineage: Lineage) -> None:
     assert "vllm serve me/base --enable-lora --max-lora-rank 8 --lora-modules tuned=me/elle" in text
 
 
+def test_an_adapter_that_vllm_does_not_load_is_merged_first(lineage: Lineage) -> None:
+    last = lineage.stages[-1]
+    lora = {"lora": {"rank": 8, "modulesToSave": ["embed_tokens", "lm_head"]}}
+    record = last.record.model_copy(update={"hyperparameters": lora})
+    saved = replace(lineage, stages=[*lineage.stages[:-1], replace(last, record=record)])
+    text = render(make_card(artifact="Adapter"), saved)
+    assert "no adapter that holds `embed_tokens` and `lm_head`. To serve it, save" in text
+    assert "```sh\nvllm serve ./merged\n```" in text
+    assert "--enable-lora" not in text
+    assert "```sh\nvllm serve me/elle\n```" in render(make_card(), saved)
+
+
 @pytest.mark.parametrize("artifact", ["Merged", "Adapter"])
 def test_the_code_on_the_card_is_python(lineage: Lineage, artifact: str) -> None:
     text = render(make_card(artifact=artifact), lineage)

@@ -25,13 +25,14 @@ PLAIN: dict[str, Any] = {
 @pytest.mark.parametrize("rank_stabilized", [False, True])
 def test_plain_lora_is_merged(rank_stabilized: bool) -> None:
     refuse_unknown_features(PLAIN | {"use_rslora": rank_stabilized})
+    tied = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    refuse_unknown_features(PLAIN | tied)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("use_dora", True),
-        ("modules_to_save", ["lm_head"]),
         ("rank_pattern", {"q_proj": 2}),
         ("alpha_pattern", {"q_proj": 2}),
         ("bias", "all"),

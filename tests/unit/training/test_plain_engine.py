@@ -85,6 +85,31 @@ def test_loss_and_norm_are_the_steps_in_fp32(values: list[float]) -> None:
     assert norm.item() == pytest.approx(15**0.5 * sum(values) / 2, rel=1e-6)
 
 
+def test_a_table_beside_an_adapter_keeps_16_bits_and_has_a_master() -> None:
+    payload = TrainPayload(
+        method=Method.LORA,
+        lora=LoRASettings(modules_to_save=["lm_head"]),
+        learning_rate=1,
+        sequence_length=1,
+        global_batch_tokens=1,
+    )
+    loss: Any = Slope(torch.bfloat16)
+    table = nn.Parameter(torch.ones(3, 5, dtype=torch.bfloat16))
+    loss.model.register_module("head", nn.Module())
+    loss.model.head.modules_to_save = nn.ParameterDict({"default": table})
+    made = PlainEngine(loss, payload, accumulation=2, processes=1)
+
+    accumulate(made, [1.0, 1.0])
+    table.grad = torch.ones(3, 5)
+    made.update(1e-4)
+
+    assert table.dtype == torch.bfloat16
+    assert loss.model["learned"].dtype == torch.float32
+    master = made.read_state()["master/head.modules_to_save.default"]
+    assert master[0, 0].item() == pytest.approx(1 - 1e-4, abs=1e-7)
+    assert table[0, 0].item() == 1  # in 16 bits
+
+
 def test_an_adapter_is_held_in_fp32_and_what_is_frozen_is_not() -> None:
     made, loss = engine(adapter=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
-from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.linears import table_parameters, trained_parameters
 from latticeforge_trainer.estimate.states import moment_bytes
 from latticeforge_trainer.estimate.terms import Term, present
 
@@ -29,14 +29,15 @@ def disk(
             the 16-bit weights too.
         merges: Whether its adapter is merged.
     """
-    full = not payload.method.is_adapter
-    trained = model.parameters.total if full else adapter_parameters(model, payload.lora)
+    trained = trained_parameters(model, payload)
     state = state_bytes(payload, trained, sharded=sharded)
     count = keep_checkpoints + 1
+    # PEFT's format has a tied table under both of its names.
+    written = trained + (table_parameters(model, payload.lora) if model.shape.tied else 0)
     return present(
         Term("packed data", 9 * packed_tokens, f"{packed_tokens:,} tokens x 9 B"),
         Term("checkpoints", count * state, f"{count} x {state:,} B"),
-        Term("trained weights", 2 * trained, f"{trained:,} x 2 B"),
+        Term("trained weights", 2 * written, f"{written:,} x 2 B"),
         Term(
             "merged model",
             2 * model.parameters.total if merges else 0,

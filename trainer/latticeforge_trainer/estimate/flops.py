@@ -3,7 +3,8 @@
 A linear layer costs 2 FLOPs per weight and token forward, and as many again for each gradient that
 backward takes: of its input, and of its weights unless they are frozen. Causal attention costs
 6 · width · layers · length per token. Everything that is no model work (recomputation, the
-adapter's own small products, padding, the optimizer) is left out, so that doing it costs MFU.
+adapter's own small products, padding, the optimizer) is left out, so that doing it costs MFU; so is
+the gradient of a head that is trained beside an adapter.
 """
 
 from __future__ import annotations

@@ -95,7 +95,10 @@ def _snapshot(run: Run) -> int:
         return 0  # DeepSpeed writes its own files
     each = 12 if run.payload.optimizer_states == "fp32" else 6
     largest = 4 * _largest(run.model) if run.is_full else 0
-    return _page_locked(max(largest, min(SHARD, each * run.trained)))
+    if run.trained_tables:
+        largest = max(largest, 4 * run.model.shape.vocabulary * run.model.shape.hidden)
+    gathered = each * run.trained if run.strategy.zero_stage else 0  # as DeepSpeed gives it
+    return _page_locked(max(largest, min(SHARD, each * run.trained))) + gathered
 
 
 def _largest(model: BaseModel) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from latticeforge_trainer.contract import LoRASettings
+from latticeforge_trainer.contract import LoRASettings, TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.shapes import ModelShape
 
@@ -129,6 +129,20 @@ def adapter_parameters(model: BaseModel, lora: LoRASettings | None) -> int:
     if lora is None or lora.target_modules is not None:
         return dense
     return dense + model.shape.sparse_layers * _on_experts(model, lora.rank)
+
+
+def table_parameters(model: BaseModel, lora: LoRASettings | None) -> int:
+    """Parameters of embedding and head where they are trained beside an adapter; tied, of one."""
+    asked = set(lora.modules_to_save or ()) if lora else set()
+    shape = model.shape
+    return min(len(asked), 2 - shape.tied) * shape.vocabulary * shape.hidden
+
+
+def trained_parameters(model: BaseModel, payload: TrainPayload) -> int:
+    """Parameters that a stage trains."""
+    if not payload.method.is_adapter:
+        return model.parameters.total
+    return adapter_parameters(model, payload.lora) + table_parameters(model, payload.lora)
 
 
 def _on_experts(model: BaseModel, rank: int) -> int:

@@ -28,11 +28,12 @@ from latticeforge_trainer.estimate.recompute import (
     rows_kept,
 )
 from latticeforge_trainer.estimate.states import (
-    gradient_width,
+    all_gradients,
+    gradient_bytes,
+    in_update,
     later_states,
     reduction_buffers,
     standing_states,
-    update_buffers,
     waiting_gradients,
 )
 from latticeforge_trainer.estimate.terms import Term, present, total
@@ -114,19 +115,10 @@ def _moments(run: Run, modes: list[Recompute]) -> Iterator[tuple[Term, ...]]:
     kept = [sizes[mode] for mode in modes]
     yield _at_loss(run, modes, sum(kept))
     yield _in_backward(run, modes, kept, memory)
-    gradients = waiting_gradients(run) or int(gradient_width(run) * run.trained)
     yield (
-        Term("gradients", gradients, "of everything that is trained"),
-        Term("update", _in_update(run), "a bucket of gradients in 32 bits"),
+        Term("gradients", all_gradients(run), "of everything that is trained"),
+        Term("update", in_update(run), "a bucket of gradients in 32 bits"),
     )
-
-
-def _in_update(run: Run) -> int:
-    shape = run.model.shape
-    largest = shape.hidden * max(shape.vocabulary, shape.intermediate) if run.is_full else 0
-    # Before that, the embedding's gradient is added to that of the head, if they are one.
-    added = run.width * shape.hidden * shape.vocabulary if run.is_full and shape.tied else 0
-    return max(update_buffers(run, largest), added)
 
 
 def _at_loss(run: Run, modes: list[Recompute], kept: int) -> tuple[Term, ...]:
@@ -150,14 +142,13 @@ def _in_backward(
 ) -> tuple[Term, ...]:
     """At the layer where what is still kept and what has come of gradients are the most."""
     shape, waiting = run.model.shape, waiting_gradients(run)
-    tables = (2 - shape.tied) * shape.vocabulary * shape.hidden if run.is_full else 0
-    of_layer = (run.trained - tables) / shape.layers
-    of_head = shape.vocabulary * shape.hidden if run.is_full else 0
+    of_layer = (run.trained - run.trained_tables) / shape.layers
+    of_head = shape.vocabulary * shape.hidden if run.trains_head else 0
     peak = (0, 0, 0, 0)
     for layer in _ends(modes):
         below = sum(kept[: layer + 1])
-        passed = of_head + (len(modes) - 1 - layer) * of_layer
-        gradients = waiting or int(gradient_width(run) * passed)
+        passed = (len(modes) - 1 - layer) * of_layer
+        gradients = waiting or gradient_bytes(run, of_head, passed)
         again = _again(run, modes[layer], memory)
         peak = max(peak, (below + gradients + again, below, gradients, again))
     _, below, gradients, again = peak

@@ -9,7 +9,12 @@ from latticeforge_trainer.contract import Method, Recompute
 from latticeforge_trainer.estimate.activations import Choice, choose, layer_memory
 from latticeforge_trainer.estimate.buckets import LIVE, LOGITS_AT_ONCE, PREFETCH_BUCKET
 from latticeforge_trainer.estimate.linears import is_fused
-from latticeforge_trainer.estimate.states import bytes_to_come
+from latticeforge_trainer.estimate.states import (
+    all_gradients,
+    bytes_to_come,
+    in_update,
+    later_states,
+)
 from latticeforge_trainer.estimate.terms import total
 from latticeforge_trainer.estimate.training import Setup
 from latticeforge_trainer.estimate.weights import placed_adapters
@@ -37,7 +42,14 @@ def choose_modes(setup: Setup, at_hand: int) -> Choice:
     if setup.strategy.zero_stage == 3:
         budget -= bytes_gathered(setup)
     most = setup.payload.method is not Method.QLORA  # which has a better use for spare memory
-    return choose(memory, shape.layers, rows, budget, most=most)
+    choice = choose(memory, shape.layers, rows, budget, most=most)
+    return Choice(choice.modes, max(0, min(choice.spare, _left_by_update(setup, at_hand))))
+
+
+def _left_by_update(setup: Setup, at_hand: int) -> int:
+    """Of what is kept for good, how much the update leaves room for; activations are gone then."""
+    needed = total(later_states(setup)) + total(placed_adapters(setup, 0))
+    return at_hand - needed - all_gradients(setup) - in_update(setup)
 
 
 def rows_kept(setup: Setup) -> int:
@@ -57,7 +69,7 @@ def bytes_of_head(setup: Setup) -> int:
     piece, and the softmax twice in 32 bits.
     """
     shape, width = setup.model.shape, setup.width
-    table = shape.vocabulary * shape.hidden if setup.is_full else 0
+    table = shape.vocabulary * shape.hidden if setup.trains_head else 0
     logits = min(LOGITS_AT_ONCE, setup.tokens * shape.vocabulary)
     hidden = 2 * setup.tokens * shape.hidden * width
     if setup.has_plain_head:

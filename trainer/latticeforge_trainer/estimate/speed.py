@@ -77,13 +77,13 @@ def _micro_batch(
     """What the GPU computes for one micro-batch."""
     shape, chip, tokens = run.model.shape, run.chip, run.tokens
     again = _again(memory)
-    passes = 6 if run.is_full else 4
+    passes, of_head = (6 if trained else 4 for trained in (run.is_full, run.trains_head))
     table = shape.vocabulary * shape.hidden
     linear = shape.linear_parameters - table
     kind = run.base_format
     bf16 = constants.products * chip.peak_flops
     fp8 = constants.fp8_products * chip.fp8_flops if kind == "fp8" and chip.fp8_flops else bf16
-    seconds = ((passes + 2 * again) * linear / fp8 + passes * table / bf16) * tokens
+    seconds = ((passes + 2 * again) * linear / fp8 + of_head * table / bf16) * tokens
     yield Time("products", seconds, f"{passes + 2 * again:.1f} FLOPs per weight and token")
 
     length = min(document_length or run.payload.sequence_length, run.payload.sequence_length)

@@ -47,15 +47,19 @@ def bytes_to_come(setup: Setup) -> int:
 
 def standing_states(setup: Setup) -> tuple[Term, ...]:
     """What is there before the first step, beside the base's weights."""
-    trained, stage = setup.trained, setup.strategy.zero_stage
+    stage, weights = setup.strategy.zero_stage, setup.trained_weights
+    adapters = setup.trained - weights
     if stage == 0:
-        held = 0 if setup.is_full and setup.payload.optimizer_states == "int8" else 4
-        name = "32-bit weights" if setup.is_full else "adapters"
-        return present(Term(name, held * trained, f"{trained:,} x {held} B"))
-    width = 0 if setup.is_full else setup.width  # of the adapters that are computed with
+        held = 0 if setup.payload.optimizer_states == "int8" else 4
+        whose = "" if setup.is_full else ", of embedding and head"
+        return present(
+            Term("adapters", 4 * adapters, f"{adapters:,} x 4 B"),
+            Term("32-bit weights", held * weights, f"{weights:,} x {held} B{whose}"),
+        )
+    width = setup.width  # of the adapters that are computed with
     own, offloads = _own(setup), setup.strategy.offload is not Offload.NONE
     return present(
-        Term("adapters", width * trained, f"{trained:,} x {width} B"),
+        Term("adapters", width * adapters, f"{adapters:,} x {width} B"),
         Term("32-bit weights", 0 if offloads else 4 * own, f"{own:,} x 4 B"),
         Term("moments", _sharded_moments(setup) if stage == 3 else 0, f"of {own:,}"),
         Term("gradients", 4 * own if stage == 3 and not offloads else 0, f"{own:,} x 4 B"),
@@ -83,15 +87,20 @@ def waiting_gradients(setup: Setup) -> int:
     return 4 * (setup.trained if whole else _own(setup))
 
 
-def gradient_width(setup: Setup) -> float:
-    """Bytes of gradients that backward leaves for each parameter it has passed."""
+def gradient_bytes(setup: Setup, tables: float, others: float) -> int:
+    """Gradients that backward leaves of what it has passed, with one micro-batch a step.
+
+    Args:
+        setup: What is trained, and how.
+        tables: Parameters passed of embedding and head.
+        others: Those of layers: weights, or adapters, which ZeRO 0 trains in 32 bits.
+    """
     stage = setup.strategy.zero_stage
     if stage == 0:
-        wide = not setup.is_full or setup.world > 1
-        return 4 if wide else setup.width
-    if stage == 1:
-        return 4
-    return setup.width / setup.world if stage == 2 else 0
+        width = 4 if setup.world > 1 else setup.width
+        return int(width * tables + (width if setup.is_full else 4) * others)
+    each = {1: 4, 2: setup.width / setup.world, 3: 0}[stage]
+    return int(each * (tables + others))
 
 
 def reduction_buffers(setup: Setup) -> int:
@@ -102,22 +111,42 @@ def reduction_buffers(setup: Setup) -> int:
     return setup.width * count * (2 if stage == 2 else 1)
 
 
-def update_buffers(setup: Setup, largest: int) -> int:
-    """What the update needs beside all gradients.
+def all_gradients(setup: Setup) -> int:
+    """Gradients of everything that is trained, when weights are updated."""
+    tables = setup.trained_tables
+    return waiting_gradients(setup) or gradient_bytes(setup, tables, setup.trained - tables)
 
-    Args:
-        setup: What is trained, and how.
-        largest: Parameters of the largest tensor that is trained.
-    """
+
+def in_update(setup: Setup) -> int:
+    """What the update needs beside all gradients."""
+    shape = setup.model.shape
+    table = shape.hidden * shape.vocabulary
+    largest = table if setup.trained_tables else 0
+    if setup.is_full:
+        largest = max(largest, shape.hidden * shape.intermediate)
+    return max(_update_buffers(setup, largest), _added(setup, table))
+
+
+def _added(setup: Setup, table: int) -> int:
+    """The embedding's gradient while it is added, before the update, to what is there of it."""
+    if not setup.trains_embedding or setup.strategy.zero_stage:
+        return 0
+    if setup.accumulates:  # to that of the micro-batches before, in 32 bits
+        return (4 + setup.width) * table
+    return setup.width * table if setup.model.shape.tied else 0  # to that of the head
+
+
+def _update_buffers(setup: Setup, largest: int) -> int:
     stage = setup.strategy.zero_stage
     if stage == 3:
         return 4 * min(SUB_GROUP, _own(setup))
     if stage:
         return 0 if setup.strategy.offload is not Offload.NONE else 4 * _own(setup)
     summed = 4 * max(min(setup.trained, PLAIN_REDUCE_BUCKET), largest) if setup.world > 1 else 0
-    if setup.payload.optimizer_states == "int8" or gradient_width(setup) == 4 or setup.accumulates:
+    in_32_bits = setup.accumulates or setup.world > 1 or setup.width == 4
+    if setup.payload.optimizer_states == "int8" or in_32_bits:
         return summed
-    return 2 * max(min(setup.trained, UPDATE_BUCKET), largest)
+    return 2 * max(min(setup.trained_weights, UPDATE_BUCKET), largest)
 
 
 def _own(setup: Setup) -> int:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, TrainPayload
+from latticeforge_trainer.contract import Method, Offload, Recompute, Strategy, Table, TrainPayload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.chips import Chip
 from latticeforge_trainer.estimate.linears import (
     ALIGNMENT,
     CONCATENATED_ALIGNMENT,
     Placed,
-    adapter_parameters,
     groups_of,
+    table_parameters,
+    trained_parameters,
 )
 
 
@@ -56,9 +57,34 @@ class Setup:
     @cached_property
     def trained(self) -> int:
         """Parameters that are trained."""
+        return trained_parameters(self.model, self.payload)
+
+    @cached_property
+    def trained_tables(self) -> int:
+        """Those of embedding and head."""
+        parameters = self.model.parameters
         if self.is_full:
-            return self.model.parameters.total
-        return adapter_parameters(self.model, self.payload.lora)
+            return parameters.embedding + parameters.head
+        return table_parameters(self.model, self.payload.lora)
+
+    @property
+    def trained_weights(self) -> int:
+        """Those that are the base's own, and so have 32-bit masters; the others are adapters'."""
+        return self.trained if self.is_full else self.trained_tables
+
+    @property
+    def trains_embedding(self) -> bool:
+        """Whether the embedding is trained, perhaps as the head that it is tied to."""
+        return self._trains("embed_tokens")
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head is trained, perhaps as the embedding that it is tied to."""
+        return self._trains("lm_head")
+
+    def _trains(self, table: Table) -> bool:
+        saved = (self.payload.lora and self.payload.lora.modules_to_save) or []
+        return self.is_full or table in saved or bool(saved and self.model.shape.tied)
 
     @property
     def accumulates(self) -> bool:

@@ -1,4 +1,9 @@
-"""LoRA adapters: a fresh one, an earlier stage's to go on with, and PEFT's own format on disk."""
+"""LoRA adapters: a fresh one, an earlier stage's to go on with, and PEFT's own format on disk.
+
+Embedding and head may be trained in full beside one: PEFT puts a copy in place of each, and saves
+it with the adapter. Ties stay: PEFT would untie a head from its embedding without a word, and lose
+one of the two when the model is merged.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,7 +29,7 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
     """Freeze a model and lay a fresh adapter on it.
 
     Raises:
-        UserError: A target module does not exist.
+        UserError: A target module does not exist, or a table to train is quantized.
     """
     targets = settings.target_modules or "all-linear"
     if settings.layers is not None and settings.target_modules is None:
@@ -37,12 +43,43 @@ def add_adapter(model: PreTrainedModel, settings: LoRASettings) -> PeftModel:
         target_modules=targets,
         layers_to_transform=settings.layers,
         bias="none",
+        **_saving(model, settings),
     )
     try:
         # Adapters keep the base's type here: DeepSpeed holds their fp32 master weights.
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"{_targets(settings)}: {error}") from error
+    _release_originals(adapted)
+    return adapted
+
+
+def _saving(model: PreTrainedModel, settings: LoRASettings) -> dict[str, Any]:
+    """What PEFT is told of the tables that are trained beside the adapter."""
+    asked = settings.modules_to_save
+    if not asked:
+        return {}
+    tables: dict[str, Any] = {
+        "embed_tokens": model.get_input_embeddings(),
+        "lm_head": model.get_output_embeddings(),  # type: ignore[no-untyped-call]  # transformers
+    }
+    tied = tables["embed_tokens"].weight is tables["lm_head"].weight
+    names = {module: name.rpartition(".")[2] for name, module in model.named_modules()}
+    wanted = ["embed_tokens"] if tied else asked  # PEFT adds what is tied to it
+    for name in wanted:
+        if not tables[name].weight.is_floating_point():
+            raise UserError(f"lora.modulesToSave {name}: the base holds it quantized: leave it out")
+    return {
+        "modules_to_save": [names[tables[name]] for name in wanted],
+        "ensure_weight_tying": tied,
+    }
+
+
+def _release_originals(model: PeftModel) -> None:
+    """Free the weights that PEFT keeps beneath the trained copies, which nothing computes with."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.original_module = nn.Identity()
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
@@ -63,7 +100,7 @@ def continue_adapter(model: PreTrainedModel, folder: Path, settings: LoRASetting
     """Load an earlier stage's adapter to train it further.
 
     Raises:
-        UserError: Its rank or alpha is not what this stage asks for.
+        UserError: Its rank, alpha or trained tables are not what this stage asks for.
     """
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     found = config["r"], config["lora_alpha"], bool(config.get("use_rslora"))
@@ -75,9 +112,26 @@ def continue_adapter(model: PreTrainedModel, folder: Path, settings: LoRASetting
             f"{kinds[found[2]]}, but asks for rank {asked[0]}, alpha {asked[1]:g}"
             f"{kinds[asked[2]]}: use the same, or handoff Merge"
         )
-    return PeftModel.from_pretrained(
-        model, folder, is_trainable=True, autocast_adapter_dtype=False, local_files_only=True
-    )
+    # PEFT adds a tied table by its whole name.
+    saved = {name.rpartition(".")[2] for name in config.get("modules_to_save") or []}
+    saving = set(_saving(model, settings).get("modules_to_save", []))
+    if saved != saving:
+        raise UserError(
+            f"this stage continues an adapter that was saved with {_listed(saved)}, but asks for "
+            f"{_listed(saving)}: use the same lora.modulesToSave, or handoff Merge"
+        )
+    return lay_adapter(model, folder, is_trainable=True, autocast_adapter_dtype=False)
+
+
+def lay_adapter(model: PreTrainedModel, folder: Path, **options: Any) -> PeftModel:
+    """Lay an adapter in PEFT's format on a model; `options` are those of `from_pretrained`."""
+    adapted = PeftModel.from_pretrained(model, folder, local_files_only=True, **options)
+    _release_originals(adapted)
+    return adapted
+
+
+def _listed(names: set[str]) -> str:
+    return " and ".join(sorted(names)) or "nothing beside it"
 
 
 def save_adapter(

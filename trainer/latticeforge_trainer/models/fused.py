@@ -24,11 +24,20 @@ from latticeforge_trainer.models.recompute import run_layer
 
 log = logging.getLogger(__name__)
 
+TRAINED_COPY = ".modules_to_save."
+"""In the names of what PEFT trains in full beside an adapter."""
+
 
 def causal_of(model: nn.Module) -> Any:
     """The transformers model, whatever is wrapped around it."""
     unwrap: Any = getattr(model, "get_base_model", None)
     return unwrap() if unwrap else model
+
+
+def trained_copy(module: Any) -> Any:
+    """What PEFT trains in full in a module's place; the module itself if there is none."""
+    copies = getattr(module, "modules_to_save", None)
+    return module if copies is None else copies[module.active_adapter]
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -196,9 +196,10 @@ def load_model(
     quantize: Quantize | None = "nf4" if quantize_nf4 else None
     model = load_weights(folder, dtype=dtype, quantize=quantize, device=device)
     if adapter is not None:
-        from peft import PeftModel  # noqa: PLC0415  (two seconds that models alone need not pay)
+        # Two seconds that models alone need not pay.
+        from latticeforge_trainer.models.adapters import lay_adapter  # noqa: PLC0415
 
-        model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+        model = lay_adapter(model, adapter)
     return model.eval(), load_tokenizer(folder)
 
 

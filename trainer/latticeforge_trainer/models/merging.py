@@ -1,7 +1,8 @@
 """Folds a LoRA adapter into 16-bit weights, shard by shard, and checks what came out.
 
-W' = W + (alpha / r) B A, computed in fp32 and rounded once. Neither the base nor the merged model
-is ever whole in memory while it is written; the check loads one after the other.
+W' = W + (alpha / r) B A, computed in fp32 and rounded once; what was trained in full beside the
+adapter takes the place of the base's own. Neither the base nor the merged model is ever whole in
+memory while it is written; the check loads one after the other.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ IRRELEVANT = frozenset(
         "exclude_modules",
         "layers_to_transform",
         "layers_pattern",
+        "modules_to_save",
+        "ensure_weight_tying",
         "init_lora_weights",
         "task_type",
         "inference_mode",
@@ -84,11 +87,14 @@ class Parity:
     """Share of positions where the choice differs by more than a near tie."""
 
 
-class LowRankUpdates:
+class Updates:
     """An adapter's updates of weights, by the weight's name in the base.
 
     Args:
         folder: The adapter, in PEFT's format.
+
+    Attributes:
+        pending: Weights that must have one applied, and have not yet.
 
     Raises:
         UserError: It uses a feature that is not merged here.
@@ -99,25 +105,43 @@ class LowRankUpdates:
         refuse_unknown_features(config)
         rank = config["r"]
         self._scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-            self._tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is no dict)
-        self.pending = {self._weight_name(key) for key in self._tensors}
+        self._saved = tuple(config.get("modules_to_save") or ())
+        open_file: Any = safe_open  # untyped
+        self._file = open_file(folder / ADAPTER_WEIGHTS, framework="pt")
+        self._keys = set(self._file.keys())
+        self._names = {self._weight_name(key) for key in self._keys}
+        # What is tied to a saved module is in the file too; the base need not hold it twice.
+        self.pending = {name for name in self._names if not self._is_tied(name)}
 
     def apply(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight with its update, in its own type; itself if it has none."""
-        if name not in self.pending:
+        if name not in self._names:
             return weight
         self.pending.discard(name)
-        module = PREFIX + name.removesuffix(".weight")
-        a, b = (self._tensors[f"{module}.lora_{half}.weight"].float() for half in "AB")
+        if PREFIX + name in self._keys:
+            return self._tensor(name).to(weight.dtype)
+        module = name.removesuffix(".weight")
+        a, b = (self._tensor(f"{module}.lora_{half}.weight").float() for half in "AB")
         # [out, in] + [out, r] [r, in]
         return torch.addmm(weight.float(), b, a, alpha=self._scale).to(weight.dtype)
 
+    def _tensor(self, key: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file.get_tensor(PREFIX + key)
+        return tensor
+
     def _weight_name(self, key: str) -> str:
+        name = key.removeprefix(PREFIX)
         for suffix in (".lora_A.weight", ".lora_B.weight"):
-            if key.startswith(PREFIX) and key.endswith(suffix):
-                return key.removeprefix(PREFIX).removesuffix(suffix) + ".weight"
+            if name != key and name.endswith(suffix):
+                return name.removesuffix(suffix) + ".weight"
+        if name != key and self._saved:
+            return name
         raise UserError(f"the adapter holds {key}, which is no low-rank update of a linear layer")
+
+    def _is_tied(self, name: str) -> bool:
+        """Whether a whole weight is there only because it is one with a saved module's."""
+        whole = PREFIX + name in self._keys
+        return whole and not name.removesuffix(".weight").endswith(self._saved)
 
 
 def refuse_unknown_features(config: dict[str, Any]) -> None:
@@ -161,7 +185,7 @@ def merge_adapter(
             f"an adapter is never merged into {quantization} weights, which would round it away: "
             "give the 16-bit base, or publish the adapter (publish.artifact: Adapter)"
         )
-    updates = LowRankUpdates(adapter)
+    updates = Updates(adapter)
     copy_companions(base, target)
     shutil.copyfile(base / "config.json", target / "config.json")
     writer = ShardWriter(target)

@@ -77,6 +77,7 @@ def render(card: Card, lineage: Lineage) -> str:
         scores=tables.score_table(lineage.scores()),
         seconds=sum(stage.trained.seconds for stage in stages if stage.trained),
         rank=_adapter_rank(lineage),
+        tables=_tables(lineage),
     )
 
 
@@ -147,3 +148,9 @@ def _adapter_rank(lineage: Lineage) -> int | None:
     nested = values.get("lora")
     rank = nested.get("rank") if isinstance(nested, dict) else values.get("rank")
     return int(rank) if rank is not None else None
+
+
+def _tables(lineage: Lineage) -> str:
+    """What the final stage trained in full beside its adapter; empty: nothing."""
+    lora = lineage.stages[-1].record.hyperparameters.get("lora") or {}
+    return " and ".join(f"`{name}`" for name in lora.get("modulesToSave") or [])

@@ -78,7 +78,10 @@ class Engine(Protocol):
         ...
 
     def read_state(self) -> dict[str, torch.Tensor]:
-        """The whole state as `<kind>/<parameter>`, good until the next update; a collective."""
+        """The whole state as `<kind>/<parameter>`, good until the next update; a collective.
+
+        Only the first process is sure to get it.
+        """
         ...
 
     def write_state(self, tensors: dict[str, torch.Tensor], step: int) -> None:

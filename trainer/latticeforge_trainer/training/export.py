@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from latticeforge_trainer.models.shards import ShardWriter, copy_companions
-from latticeforge_trainer.training.engine import Engine, trainable_parameters
+from latticeforge_trainer.training.engine import Engine
 
 
 def export_model(engine: Engine, source: Path, target: Path | None) -> None:
@@ -50,7 +50,10 @@ def export_adapter(engine: Engine, source: Path, target: Path | None) -> None:
     from latticeforge_trainer.models.adapters import save_adapter  # noqa: PLC0415  (loads PEFT)
 
     weights = {}
-    for name, parameter in trainable_parameters(engine.loss):
+    # Under both names where two are tied, as PEFT writes and reads them.
+    for name, parameter in engine.loss.model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue
         with engine.gathered([parameter]):
             if target is not None:
                 dtype = engine.loss.causal.dtype

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.estimate.buckets import LOGITS_AT_ONCE
 from latticeforge_trainer.models.documents import Boundaries
-from latticeforge_trainer.models.fused import causal_of
+from latticeforge_trainer.models.fused import causal_of, trained_copy
 from latticeforge_trainer.models.packed import use_packed_attention
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.head import LinearCrossEntropy
@@ -60,7 +60,7 @@ class TargetLoss(nn.Module):
             .last_hidden_state.flatten(0, 1)  # [rows * length, hidden]
             .index_select(0, batch.sources)  # [targets, hidden]
         )
-        head = self.causal.get_output_embeddings()
+        head = trained_copy(self.causal.get_output_embeddings())
         if is_plain(head) and not self._softcap:
             node: Any = LinearCrossEntropy.apply  # untyped in torch
             loss: torch.Tensor = node(hidden, head.weight, batch.targets)

@@ -1,7 +1,8 @@
 """Reads and writes an adapter's fp32 master weights and Adam moments, whole, under ZeRO 1 to 3.
 
-An adapter is small. Its training state as whole tensors by name resumes on any number of
-processes and under any ZeRO stage, 0 included, which DeepSpeed's own sharded checkpoints do not.
+The training state of an adapter, and of what is trained in full beside it, as whole tensors by name
+resumes on any number of processes and under any ZeRO stage, 0 included, which DeepSpeed's own
+sharded checkpoints do not.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def read_masters(engine: Any) -> dict[str, torch.Tensor]:
-    """Master weights and moments on the CPU, named `<kind>/<parameter>`; a collective."""
-    return {
-        f"{kind}/{name}": _read(parameter, kind).detach().cpu().clone()
-        for name, parameter in trainable_parameters(engine.module)
-        for kind in (MASTER, *MOMENTS)
-    }
+    """Master weights and moments on the first process's CPU, as `<kind>/<parameter>`; a collective.
+
+    The others, which write nothing, get nothing: an embedding's would be gigabytes for each.
+    """
+    tensors = {}
+    for name, parameter in trainable_parameters(engine.module):
+        for kind in (MASTER, *MOMENTS):
+            whole = _read(parameter, kind)
+            if engine.global_rank == 0:
+                tensors[f"{kind}/{name}"] = whole.detach().cpu().clone()
+    return tensors
 
 
 def write_masters(engine: Any, tensors: dict[str, torch.Tensor]) -> None:
@@ -71,16 +77,15 @@ def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Iterator
 
 
 def _allocate_moments(engine: Any) -> None:
-    """Make the moments that ZeRO 1 and 2 would make in their first step, which is yet to come."""
+    """Make the moments that DeepSpeed would make in its first step, which is yet to come."""
     optimizer = engine.basic_optimizer
-    masters = [p for group in optimizer.param_groups for p in group["params"]]
-    missing = {p: p.grad for p in masters if p not in optimizer.state}
-    for master in missing:
-        master.grad = torch.zeros_like(master)
-    if missing:
-        optimizer.step()  # at a learning rate of 0, on zero gradients
-    for master, gradient in missing.items():
-        master.grad = gradient  # a buffer of DeepSpeed's, when the optimizer is offloaded
+    groups = [p for group in optimizer.param_groups for p in group["params"]]
+    # ZeRO-3 hands the optimizer one sub-group at a time, and none between steps.
+    for master in getattr(engine.optimizer, "fp32_partitioned_groups_flat", groups):
+        if master not in optimizer.state:
+            step = torch.zeros((), device=master.device)
+            moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
+            optimizer.state[master] = {"step": step, **moments}
     link: Any = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
         link()

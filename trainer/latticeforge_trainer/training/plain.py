@@ -1,7 +1,7 @@
 """ZeRO 0: every process holds everything, gradients are summed once a step; no DeepSpeed.
 
-Adapters are trained in fp32 beside frozen weights of any type. Trainable 16-bit weights have fp32
-masters in the optimizer.
+Adapters are trained in fp32 beside frozen weights of any type. Trainable 16-bit weights, also an
+embedding or a head beside an adapter, have fp32 masters in the optimizer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import distributed, nn
 
 from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.estimate.buckets import PLAIN_REDUCE_BUCKET
+from latticeforge_trainer.models.fused import TRAINED_COPY
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.buckets import in_buckets
 from latticeforge_trainer.training.engine import trainable_parameters
@@ -42,8 +43,8 @@ class PlainEngine:
         named = list(trainable_parameters(loss))
         self._parameters = [parameter for _, parameter in named]
         self.device = self._parameters[0].device
-        for parameter in self._parameters:
-            if payload.method.is_adapter:
+        for name, parameter in named:
+            if payload.method.is_adapter and TRAINED_COPY not in name:
                 parameter.data = parameter.data.float()
             if accumulation * processes > 1:
                 # Adding many small bf16 gradients loses their low bits.

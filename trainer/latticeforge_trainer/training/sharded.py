@@ -79,7 +79,7 @@ class ShardedEngine:
         return masters.gathered(parameters)
 
     def read_state(self) -> dict[str, torch.Tensor]:
-        """An adapter's whole state, on the CPU."""
+        """An adapter's whole state, on the first process's CPU."""
         return masters.read_masters(self._engine)
 
     def write_state(self, tensors: dict[str, torch.Tensor], step: int) -> None:

@@ -20,7 +20,7 @@ from latticeforge_trainer.estimate.duration import (
     result_seconds,
     upload_seconds,
 )
-from latticeforge_trainer.estimate.linears import adapter_parameters
+from latticeforge_trainer.estimate.linears import adapter_parameters, table_parameters
 from latticeforge_trainer.estimate.training import Run
 
 MILLION = 1_000_000
@@ -188,7 +188,7 @@ def _publish(step: Step, context: Context, _first: bool) -> Work:
 def published_bytes(model: BaseModel, lora: LoRASettings | None) -> int:
     """Bytes of what is published: the adapter, or the weights in 16 bits."""
     if lora is not None:
-        return 4 * adapter_parameters(model, lora)
+        return 4 * (adapter_parameters(model, lora) + table_parameters(model, lora))
     return 2 * model.parameters.total
 
 
