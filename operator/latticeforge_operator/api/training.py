@@ -23,6 +23,7 @@ from latticeforge_operator.api.base import (
     Reference,
     Revision,
     StageName,
+    is_on_hub,
     rule,
     rules,
 )
@@ -311,7 +312,8 @@ class Failure(APIModel):
 
 
 UNPUBLISHED = (
-    "ttlAfterFinished would remove the only copy of the model; set publish, or storage.claimName"
+    "ttlAfterFinished would remove the only copy of the model with the volume of storage.size; "
+    "publish to the Hub, or set storage.claimName"
 )
 
 
@@ -335,7 +337,8 @@ class StackedTrainingSpec(APIModel):
                 "ContinueAdapter after a Full stage, which leaves no adapter; use handoff Merge",
             ),
             rule(
-                "!has(self.ttlAfterFinished) || has(self.publish) || has(self.storage.claimName)",
+                "!has(self.ttlAfterFinished) || has(self.storage.claimName) || "
+                "(has(self.publish) && !self.publish.repository.matches('^([.]?/|file:)'))",
                 UNPUBLISHED,
             ),
         )
@@ -376,9 +379,12 @@ class StackedTrainingSpec(APIModel):
             if stage.handoff is Handoff.CONTINUE_ADAPTER:
                 _check_continuation(before, stage)
         self._check_published_adapter()
-        if self.ttl_after_finished and self.publish is None and self.storage.size is not None:
+        if self.ttl_after_finished and self.storage.size is not None and not self._on_hub():
             raise ValueError(UNPUBLISHED)
         return self
+
+    def _on_hub(self) -> bool:
+        return self.publish is not None and is_on_hub(self.publish.repository)
 
     def _check_published_adapter(self) -> None:
         if self.publish is None or self.publish.artifact != "Adapter":

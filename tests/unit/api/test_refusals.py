@@ -30,6 +30,7 @@ SPEC: dict[str, Any] = {
 }
 UNKNOWN_SUITE = "unknown suite; known are json, cic, phase, confidence, math and lm-eval:TASK"
 NOT_A_NUMBER = 'must be a non-negative decimal number in quotes, such as "3.59"'
+LAST_COPY = "ttlAfterFinished would remove the only copy of the model with the volume"
 NOT_A_RATE = 'must be a non-negative number in quotes, such as "2e-6"'
 NOT_A_DURATION = "must be a duration such as 90s, 15m or 1h30m"
 NOT_A_PLACE = (
@@ -205,6 +206,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         NOT_A_DURATION,
     ),
     "a duration that is none": (stack(ttlAfterFinished="a week"), NOT_A_DURATION, NOT_A_DURATION),
+    **{
+        f"a volume that goes with the only copy, {where}": (
+            stack(ttlAfterFinished="1h", **publish),
+            LAST_COPY,
+            LAST_COPY,
+        )
+        for where, publish in {
+            "published nowhere": {},
+            "published beside it": {"publish": {"repository": "./published/model"}},
+            "published by its path": {"publish": {"repository": "/store/model"}},
+            "published by its address": {"publish": {"repository": "file:///store/model"}},
+        }.items()
+    },
     "a negative learning rate": (hyperparameters(learningRate="-1e-4"), NOT_A_RATE, NOT_A_RATE),
     "a learning rate that is none": (hyperparameters(learningRate="low"), NOT_A_RATE, NOT_A_RATE),
     "a learning rate of zero": (
@@ -316,6 +330,11 @@ def test_both_refuse_what_is_out_of_range(field: str, value: int) -> None:
         stack(budget={"limit": "0.5"}, failure={"stallTimeout": "1h30m"}),
         stack(ttlAfterFinished="168h", publish={"repository": "owner/name"}),
         stack(ttlAfterFinished="168h", storage={"claimName": "store"}),
+        stack(
+            ttlAfterFinished="168h",
+            storage={"claimName": "store"},
+            publish={"repository": "./published/model"},
+        ),
         hyperparameters(learningRate="2e-6"),
         gate(minimum="0.95", maximumDrop="0", against="Base"),
         gate(suite="lm-eval:gsm8k", minimum="0.5"),
