@@ -120,24 +120,27 @@ def test_a_tied_embeddings_gradient_is_added_to_the_heads() -> None:
     assert memory.allocated == pytest.approx(expected, rel=1e-3)
 
 
-BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
-
-
 @pytest.mark.parametrize(
-    ("how", "more"),
+    ("tables", "accumulation", "more"),
     [
         # Masters, moments, gradients in 16 bits, and one of them in 32 as well for the update.
-        ({}, 2 * (4 + 8 + 2) + 2),
-        # Gradients of the first micro-batch; the head's of the second in 32 bits and in 16.
-        ({"accumulation": 2}, 2 * (4 + 8 + 4) + 6),
+        (["embed_tokens", "lm_head"], 1, 2 * (4 + 8 + 2) + 2),
+        # Gradients of the first micro-batch; those of the second in 32 bits and in 16.
+        (["lm_head"], 2, 4 + 8 + 4 + 6),
+        (["embed_tokens"], 2, 4 + 8 + 4 + 6),
     ],
 )
-def test_tables_beside_an_adapter_have_states_of_their_own(how: dict[str, Any], more: int) -> None:
-    how |= {"sequence": 1, "recompute": "layers"}
-    alone, both = (gpu_memory(run("Qwen2.5-7B", "LoRA", lora=lora, **how)) for lora in (None, BOTH))
+def test_tables_beside_an_adapter_have_states_of_their_own(
+    tables: list[str], accumulation: int, more: int
+) -> None:
+    how: dict[str, Any] = {"sequence": 1, "recompute": "layers", "accumulation": accumulation}
+    alone, both = (
+        gpu_memory(run("Qwen2.5-7B", "LoRA", lora=lora, **how))
+        for lora in (None, {"modules_to_save": tables})
+    )
     assert both.allocated - alone.allocated == pytest.approx(more * TABLE, rel=1e-2)
     terms = {term.name: term for term in both.terms}
-    assert terms["32-bit weights"].bytes == 4 * 2 * TABLE
+    assert terms["32-bit weights"].bytes == 4 * len(tables) * TABLE
     assert "of embedding and head" in terms["32-bit weights"].why
     adapters = next(term for term in alone.terms if term.name == "adapters")
     assert terms["adapters"] == adapters
@@ -145,7 +148,8 @@ def test_tables_beside_an_adapter_have_states_of_their_own(how: dict[str, Any], 
 
 def test_what_is_kept_dequantized_leaves_room_for_the_update() -> None:
     lora = {"modules_to_save": ["embed_tokens"]}
-    memory = gpu_memory(run("Llama-3.1-70B", "QLoRA", sequence=64, lora=lora))
+    how: dict[str, Any] = {"accelerator": "H100", "processes": 2, "accumulation": 2}
+    memory = gpu_memory(run("Qwen2.5-72B", "QLoRA", sequence=64, lora=lora, **how))
     assert {"dequantized layers", "update"} <= {term.name for term in memory.terms}
     assert memory.allocated <= memory.capacity
 
