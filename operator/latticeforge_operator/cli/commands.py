@@ -168,12 +168,30 @@ def watch(name: str, namespace: str | None) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the kubeconfig here too.",
 )
+@click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=_named_folders,
+    help="A PersistentVolumeClaim of namespace default that is this folder.",
+)
 @click.option("--crds/--no-crds", default=True, show_default=True, help="Install LatticeForge's.")
-def devcluster(data_dir: Path, port: int, kubeconfig: Path | None, crds: bool) -> None:
-    """Serve the one-machine cluster until Ctrl-C, for kubectl, Helm and an operator."""
+def devcluster(
+    data_dir: Path,
+    *,
+    port: int,
+    kubeconfig: Path | None,
+    claims: dict[str, Path],
+    crds: bool,
+) -> None:
+    """Serve the one-machine cluster until Ctrl-C, for kubectl, Helm and an operator.
+
+    Helm brings the definitions itself: pass --no-crds where the chart is to be installed.
+    """
     from latticeforge_operator.cli.serve import serve_devcluster
 
-    serve_devcluster(data_dir, port=port, kubeconfig=kubeconfig, with_crds=crds)
+    serve_devcluster(data_dir, port=port, kubeconfig=kubeconfig, claims=claims, with_crds=crds)
 
 
 @group.command()
