@@ -71,14 +71,18 @@ def _from_hub(base: Base) -> Path:
         raise CommandError(
             f"{base.model}: to ask the Hub, huggingface_hub is needed; install it, or {advice}"
         ) from error
-    wanted = {"repo_id": base.model, "filename": CONFIG, "revision": base.revision}
-    cached = try_to_load_from_cache(**wanted)
+    cached = try_to_load_from_cache(base.model, CONFIG, revision=base.revision)
     if isinstance(cached, str):
         return Path(cached)
     try:
         # The download would try for half a minute to reach a Hub that cannot be reached.
-        get_hf_file_metadata(hf_hub_url(**wanted), timeout=_PATIENCE_SECONDS)
-        return Path(hf_hub_download(**wanted, etag_timeout=_PATIENCE_SECONDS))
+        url = hf_hub_url(base.model, CONFIG, revision=base.revision)
+        get_hf_file_metadata(url, timeout=_PATIENCE_SECONDS)
+        return Path(
+            hf_hub_download(
+                base.model, CONFIG, revision=base.revision, etag_timeout=_PATIENCE_SECONDS
+            )
+        )
     except httpx2.TransportError as error:
         raise CommandError(
             f"{base.model}: the Hub cannot be reached ({_first_line(error)}); {advice}"

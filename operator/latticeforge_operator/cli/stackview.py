@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from latticeforge_operator.api.status import Phase, StageStatus, StepStatus, TrainingStatus
+from latticeforge_operator.api.status import Phase, StepStatus, TrainingStatus
 from latticeforge_operator.cli.wording import when
 
 _FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.PLANNED, Phase.SUSPENDED})
@@ -67,10 +67,6 @@ class StackView:
     def steps_of(self, stage: str) -> list[StepStatus]:
         """A stage's steps in order."""
         return [step for step in self.status.steps if step.name.rpartition("/")[0] == stage]
-
-    def status_of(self, stage: str) -> StageStatus | None:
-        """Where a stage stands; None before the operator has looked at it."""
-        return next((known for known in self.status.stages if known.name == stage), None)
 
 
 def stack_view(obj: dict[str, Any], events: list[dict[str, Any]], *, unread: str = "") -> StackView:

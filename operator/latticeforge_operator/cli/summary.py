@@ -16,13 +16,13 @@ from latticeforge_trainer.contract import PublishResult
 
 def summarize(view: StackView) -> RenderableType:
     """The end of a run that was told in lines: scores, time and cost, where the model is."""
-    scores = score_table(view)
+    scores, found = score_table(view), list(where(view))
     return Group(
         *([Text(), *scores] if scores else []),
         Text(),
         *times(view),
         Text(f"cost {wording.money(view.status, view.limit)}"),
-        *where(view),
+        *([Text(), *found] if found else []),
     )
 
 
@@ -61,7 +61,6 @@ def _where(view: StackView) -> Iterator[str]:
         yield f"the model stays in the store: {', '.join(artifacts)}"
         return
     place = wording.place(published.url)
-    yield ""
     yield f"published: {place}  ({published.commit[:12]})"
     loader = "AutoPeftModelForCausalLM" if _is_adapter(view) else "AutoModelForCausalLM"
     package = "peft" if _is_adapter(view) else "transformers"

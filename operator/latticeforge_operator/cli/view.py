@@ -47,7 +47,7 @@ def render(
         compact: Whether to leave out what a low screen has no room for.
         notes: Sentences from the command itself, shown last.
     """
-    sections = [
+    sections: list[list[RenderableType]] = [
         [_header(view, now), *_message(view)],
         [stack_tree(view, now, compact=compact), *reuse(view)],
         score_table(view),
