@@ -25,6 +25,7 @@ from latticeforge_operator.devcluster.cluster import DevCluster
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
 VIEWER = "system:serviceaccount:default:viewer"
+LONG = f"waits for {'a very ' * 20}long queue"
 PATH = provision.TRAININGS.format(namespace="default", name="demo")
 
 
@@ -46,7 +47,7 @@ async def access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     access = await Access.connect()
     await apply_all(access, provision.crds())
     await apply_all(access, [provision.stack(stack(name)) for name in ("demo", "other")])
-    status = running().status.to_json()
+    status = {**running().status.to_json(), "message": LONG}
     await access.apply(f"{PATH}/status", {**stack("demo"), "status": status})
     yield access
     await access.aclose()
@@ -68,6 +69,7 @@ async def test_one_stack_all_of_a_namespace_and_all(access: Access) -> None:
             (False, True),
         ]
         assert ("NAMESPACE" in table[0]) is ("-A" in command)
+        assert table[1].endswith(LONG)
     none = await invoke("status", "-n", "empty")
     assert none.output == "no StackedTraining in namespace empty\n"
     assert "leave out NAME" in (await invoke("status", "demo", "-A")).output
