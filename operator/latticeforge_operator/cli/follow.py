@@ -54,19 +54,22 @@ async def follow(
         access: The cluster. Once it has answered, it may be away for a while.
         path: URL path of the stack.
         seconds: The pause between two looks.
-        tell: Called with a sentence when the cluster does not answer.
+        tell: Called with a sentence when the cluster begins not to answer.
 
     Raises:
         Refused: The stack does not exist, or may not be read.
         Unreachable: The cluster has never answered.
     """
-    view = await read_stack(access, path)
+    view, away = await read_stack(access, path), False
     yield view
     while not view.ended:
         await asyncio.sleep(seconds)
         try:
             view = await read_stack(access, path)
         except Unreachable as error:
-            tell(f"{error}; it is asked again")
+            if not away:
+                tell(f"{error}; it is asked until it does")
+            away = True
         else:
+            away = False
             yield view
