@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from kubernetes import aio
@@ -112,8 +113,9 @@ class Access:
                 return None
             raise _refusal(error.status, error.body) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            host = self._api.configuration.host
-            raise Unreachable(f"the cluster at {host} does not answer: {error}") from error
+            # Not its path, which is what admits to a devcluster.
+            place = urlsplit(self._api.configuration.host).netloc
+            raise Unreachable(f"the cluster at {place} does not answer: {error}") from error
         if response.status == 404:
             return None
         if response.status >= 400:

@@ -44,7 +44,7 @@ def _parts(cost: CostStatus) -> Iterator[_Part]:
     yield "waiting", "▓", "yellow", Decimal(cost.waiting)
     yield "lost", "▒", "red", Decimal(cost.lost)
     if cost.forecast is not None:
-        ahead = max(Decimal(0), Decimal(cost.forecast) - Decimal(cost.spent))
+        ahead = max(Decimal("0.00"), Decimal(cost.forecast) - Decimal(cost.spent))
         yield "to come", "░", "cyan", ahead
 
 

@@ -142,6 +142,15 @@ class Script(Access):
         return answer
 
 
+async def test_a_cluster_that_is_away_is_told_without_what_admits_to_it(tmp_path: Path) -> None:
+    cluster = await DevCluster.start(data_dir=tmp_path / "devcluster")
+    access = await Access.connect(cluster.kubeconfig)
+    await cluster.aclose()
+    with pytest.raises(Unreachable, match=r"^the cluster at 127\.0\.0\.1:\d+ does not answer"):
+        await access.get(PATH)
+    await access.aclose()
+
+
 async def test_a_cluster_that_is_away_for_a_while_is_asked_again() -> None:
     doing, done = ({**obj({"phase": phase, "startedAt": at(0)})} for phase in ("Running", "Failed"))
     for made in (doing, done):

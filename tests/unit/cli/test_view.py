@@ -219,6 +219,11 @@ def test_the_cost_is_a_bar_to_the_budget(cost: dict[str, str], limit: str | None
     assert line.removeprefix("cost").partition(cost["spent"])[0].strip() == bar
 
 
+def test_money_that_is_not_to_come_is_written_like_the_rest() -> None:
+    lines = text(render(view({"cost": {"forecast": "0.00"}}), NOW))
+    assert lines[-1].endswith("▒ lost 0.00  ░ to come 0.00")
+
+
 def test_scores_stand_beside_those_before_with_their_gates() -> None:
     lines = text(render(succeeded(), NOW), 160)
     start = lines.index(
