@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from kubernetes import aio
@@ -22,6 +24,10 @@ _APPLY = "application/apply-patch+yaml"
 
 class Refused(CommandError):  # noqa: N818  (what the server did)
     """The API server does not accept a request; the message is its own sentence."""
+
+
+class Forbidden(Refused):
+    """The API server does not let this user ask for that."""
 
 
 class Unreachable(CommandError):  # noqa: N818  (what the server is)
@@ -47,7 +53,8 @@ class Access:
             CommandError: There is no usable kubeconfig.
         """
         try:
-            file = str(kubeconfig) if kubeconfig else None
+            # The library has read the variable when it was imported, which may be long ago.
+            file = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
             _, context = aio.config.list_kube_config_contexts(file)
             api = await aio.config.new_client_from_config(config_file=file)
             return cls(api, context["context"].get("namespace") or "default")
@@ -104,15 +111,20 @@ class Access:
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise Refused(_sentence(error.status, error.body)) from error
+            raise _refusal(error.status, error.body) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            host = self._api.configuration.host
-            raise Unreachable(f"the cluster at {host} does not answer: {error}") from error
+            # Not its path, which is what admits to a devcluster.
+            place = urlsplit(self._api.configuration.host).netloc
+            raise Unreachable(f"the cluster at {place} does not answer: {error}") from error
         if response.status == 404:
             return None
         if response.status >= 400:
-            raise Refused(_sentence(response.status, content))
+            raise _refusal(response.status, content)
         return content
+
+
+def _refusal(status: int, body: str | bytes | None) -> Refused:
+    return (Forbidden if status == 403 else Refused)(_sentence(status, body))
 
 
 def _sentence(status: int, body: str | bytes | None) -> str:

@@ -13,8 +13,8 @@ from latticeforge_trainer.errors import UserError
 
 CONFIG = "config.json"
 
-_PATIENCE_SECONDS = 10
-"""How long the Hub may take to say which revision is current."""
+_PATIENCE_SECONDS = 3
+"""How long the Hub may take to say that the file is there; a person is waiting."""
 
 
 def find_config(base: Base, named: Path | None, volume: Path) -> dict[str, Any]:
@@ -59,7 +59,13 @@ def _from_hub(base: Base) -> Path:
     advice = f"pass its {CONFIG} with --config"
     try:
         # A quarter of a second that only this way of finding it needs to pay.
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache  # noqa: PLC0415
+        import httpx2  # noqa: PLC0415
+        from huggingface_hub import (  # noqa: PLC0415
+            get_hf_file_metadata,
+            hf_hub_download,
+            hf_hub_url,
+            try_to_load_from_cache,
+        )
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise CommandError(
@@ -69,13 +75,24 @@ def _from_hub(base: Base) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     try:
+        # The download would try for half a minute to reach a Hub that cannot be reached.
+        url = hf_hub_url(base.model, CONFIG, revision=base.revision)
+        get_hf_file_metadata(url, timeout=_PATIENCE_SECONDS)
         return Path(
             hf_hub_download(
                 base.model, CONFIG, revision=base.revision, etag_timeout=_PATIENCE_SECONDS
             )
         )
+    except httpx2.TransportError as error:
+        raise CommandError(
+            f"{base.model}: the Hub cannot be reached ({_first_line(error)}); {advice}"
+        ) from error
     except (OSError, ValueError, HfHubHTTPError) as error:
-        why = str(error).strip().partition("\n")[0]
+        why = _first_line(error)
         raise CommandError(
             f"{base.model}: its {CONFIG} cannot be had from the Hub ({why}); {advice}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -141,11 +141,30 @@ def plan(
 @group.command(epilog=_example("latticeforge status elle-72b-math -n research"))
 @click.argument("name", required=False)
 @click.option("-n", "--namespace", help="Namespace.  [default: the kubeconfig's]")
-def status(name: str | None, namespace: str | None) -> None:
+@click.option("-A", "--all-namespaces", is_flag=True, help="List the stacks of all namespaces.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    help="As what to print it; json and yaml are the objects themselves.",
+)
+def status(
+    name: str | None,
+    *,
+    namespace: str | None,
+    all_namespaces: bool,
+    output: Literal["table", "json", "yaml"],
+) -> None:
     """Show one stack, or list all of a namespace, from the cluster in KUBECONFIG."""
-    from latticeforge_operator.cli.inspect import show_status
+    from latticeforge_operator.cli.inspect import list_stacks, show_stack
 
-    show_status(name, namespace)
+    if all_namespaces and (name or namespace):
+        raise click.UsageError("--all-namespaces lists stacks; leave out NAME and --namespace")
+    if name is None:
+        list_stacks(namespace, output, everywhere=all_namespaces)
+    else:
+        show_stack(name, namespace, output)
 
 
 @group.command(epilog=_example("latticeforge watch elle-72b-math -n research"))
@@ -154,11 +173,24 @@ def status(name: str | None, namespace: str | None) -> None:
 def watch(name: str, namespace: str | None) -> None:
     """Follow a stack of the cluster in KUBECONFIG until it ends; Ctrl-C only stops watching.
 
-    Exits as `run` does: with 0 when the stack succeeded, else with 1.
+    Exits as `run` does: with 0 when the stack succeeded, 1 when it did not, 130 after Ctrl-C.
     """
     from latticeforge_operator.cli.inspect import watch_stack
 
     sys.exit(watch_stack(name, namespace))
+
+
+def _named_folders(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Path]:
+    """Folders by name, out of `NAME=FOLDER`."""
+    folders = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not (name and folder and Path(folder).is_dir()):
+            raise click.BadParameter(f"{text} is not NAME=FOLDER with a folder that exists")
+        folders[name] = Path(folder)
+    return folders
 
 
 @group.command(epilog=_example("latticeforge devcluster --kubeconfig kubeconfig"))
@@ -175,12 +207,30 @@ def watch(name: str, namespace: str | None) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the kubeconfig here too.",
 )
+@click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=_named_folders,
+    help="A PersistentVolumeClaim of namespace default that is this folder.",
+)
 @click.option("--crds/--no-crds", default=True, show_default=True, help="Install LatticeForge's.")
-def devcluster(data_dir: Path, port: int, kubeconfig: Path | None, crds: bool) -> None:
-    """Serve the one-machine cluster until Ctrl-C, for kubectl, Helm and an operator."""
+def devcluster(
+    data_dir: Path,
+    *,
+    port: int,
+    kubeconfig: Path | None,
+    claims: dict[str, Path],
+    crds: bool,
+) -> None:
+    """Serve the one-machine cluster until Ctrl-C, for kubectl, Helm and an operator.
+
+    Helm brings the definitions itself: pass --no-crds where the chart is to be installed.
+    """
     from latticeforge_operator.cli.serve import serve_devcluster
 
-    serve_devcluster(data_dir, port=port, kubeconfig=kubeconfig, with_crds=crds)
+    serve_devcluster(data_dir, port=port, kubeconfig=kubeconfig, claims=claims, with_crds=crds)
 
 
 @group.command(epilog=_example("latticeforge data cic --n 1000 -o cic.jsonl"))

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from latticeforge_operator.cli import plain, wording
 from latticeforge_operator.cli.stackview import StackView
+from latticeforge_operator.cli.summary import summarize
 from latticeforge_operator.cli.view import render
 
 _NOTES_KEPT = 3
@@ -27,6 +28,9 @@ class Display(Protocol):
 
     def tell(self, sentence: str) -> None:
         """Say something that is not part of the stack."""
+
+    def closing(self, view: StackView) -> RenderableType:
+        """What of a stack that has ended was not shown yet."""
 
 
 class PlainDisplay:
@@ -53,9 +57,13 @@ class PlainDisplay:
             soft_wrap=True,
         )
 
+    def closing(self, view: StackView) -> RenderableType:
+        """The summary."""
+        return summarize(view)
+
 
 class LiveDisplay:
-    """The picture of `view.render`, redrawn in place."""
+    """The picture of `view.render`, redrawn in place, and left whole at the end."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -72,12 +80,23 @@ class LiveDisplay:
         self._notes = (*self._notes, sentence)[-_NOTES_KEPT:]
         self._draw()
 
+    def closing(self, view: StackView) -> RenderableType:  # noqa: ARG002  (it is all in the picture)
+        """Nothing."""
+        return Group()
+
     def _draw(self) -> None:
         if self._view is None:
             self._live.update("\n".join(self._notes), refresh=True)
         else:
-            picture = render(self._view, datetime.now(UTC), notes=self._notes)
-            self._live.update(picture, refresh=True)
+            self._live.update(self._picture(self._view), refresh=True)
+
+    def _picture(self, view: StackView) -> RenderableType:
+        """As much as the screen is high; the last one may scroll."""
+        console, now = self._live.console, datetime.now(UTC)
+        whole = render(view, now, notes=self._notes)
+        if view.ended or len(console.render_lines(whole, pad=False)) < console.height:
+            return whole
+        return render(view, now, compact=True, notes=self._notes)
 
 
 def open_console() -> Console:
@@ -92,5 +111,5 @@ def open_display(console: Console) -> Iterator[Display]:
     if not console.is_terminal or console.is_dumb_terminal:
         yield PlainDisplay(console)
         return
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         yield LiveDisplay(live)

@@ -8,7 +8,6 @@ from rich.text import Text
 from latticeforge_operator.api.status import Phase, StepPhase
 from latticeforge_operator.cli.access import Access
 from latticeforge_operator.cli.stackview import StackView
-from latticeforge_operator.cli.summary import summarize
 
 EXIT_INTERRUPTED = 130
 _LOG_LINES = "25"
@@ -25,23 +24,23 @@ def exit_code(view: StackView) -> int:
     return 0 if view.status.phase in _GOOD else 1
 
 
-async def tell_end(access: Access, namespace: str, view: StackView) -> RenderableType:
-    """The end of a run: scores and costs, and after a failure the log and what to do next."""
-    parts: list[RenderableType] = [summarize(view)]
+async def tell_end(access: Access, view: StackView) -> RenderableType:
+    """How a run ended: after a failure the end of the log, and what to do next."""
+    parts: list[RenderableType] = []
     if view.status.phase is Phase.FAILED:
         parts += [Text(f"\nFailed: {view.status.message}", style="bold red")]
-        parts += [Text(line) for line in await _last_words(access, namespace, view)]
+        parts += [Text(line) for line in await _last_words(access, view)]
     if view.status.phase in _ADVICE:
         parts.append(Text(_ADVICE[view.status.phase]))
     return Group(*parts)
 
 
-async def _last_words(access: Access, namespace: str, view: StackView) -> list[str]:
+async def _last_words(access: Access, view: StackView) -> list[str]:
     """The end of the failed step's log."""
     failed = next((s for s in view.status.steps if s.phase is StepPhase.FAILED), None)
     if failed is None or not failed.attempts:
         return []
-    pods = f"/api/v1/namespaces/{namespace}/pods"
+    pods = f"/api/v1/namespaces/{view.namespace}/pods"
     selector = f"batch.kubernetes.io/job-name={failed.attempts[-1].job}"
     found = (await access.get(pods, labelSelector=selector) or {}).get("items") or []
     if not found:

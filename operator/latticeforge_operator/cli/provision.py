@@ -68,9 +68,13 @@ def namespace(name: str) -> Placed:
 
 def storage(training: StackedTraining, folder: Path) -> list[Placed]:
     """A volume on `folder`, and the claim that the stack's pods will mount, bound to it."""
-    claim = store_claim(training)
-    volume = f"{training.namespace}-{claim}"
     size = training.spec.storage.size or DEFAULT_CLAIM_SIZE
+    return claim(training.namespace, store_claim(training), folder, size)
+
+
+def claim(namespace: str, name: str, folder: Path, size: str = DEFAULT_CLAIM_SIZE) -> list[Placed]:
+    """A volume on an absolute `folder`, and a claim that is bound to it."""
+    volume = f"{namespace}-{name}"
     modes = ["ReadWriteOnce"]
     persistent_volume = {
         "apiVersion": "v1",
@@ -87,17 +91,17 @@ def storage(training: StackedTraining, folder: Path) -> list[Placed]:
     bound = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": claim, "namespace": training.namespace},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "accessModes": modes,
             "resources": {"requests": {"storage": size}},
             "volumeName": volume,
         },
     }
-    claims = f"/api/v1/namespaces/{training.namespace}/persistentvolumeclaims"
+    claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
     return [
         (f"/api/v1/persistentvolumes/{volume}", persistent_volume),
-        (f"{claims}/{claim}", bound),
+        (f"{claims}/{name}", bound),
     ]
 
 

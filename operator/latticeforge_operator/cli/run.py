@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 
 from latticeforge_operator.api.status import Phase
 from latticeforge_operator.cli import machine, provision
@@ -103,7 +103,7 @@ class _Run:
                 display.tell(f"for kubectl: export KUBECONFIG={self._local.kubeconfig}")
                 view = await self._follow(self._local, display)
                 # Read before the cluster, and the logs with it, are gone.
-                end = await tell_end(self._local.access, self._file.training.namespace, view)
+                end = Group(display.closing(view), await tell_end(self._local.access, view))
         self.console.print(end, crop=False)
         return EXIT_INTERRUPTED if self._interrupts and not _ended(view) else exit_code(view)
 

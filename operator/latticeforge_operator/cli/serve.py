@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -17,7 +18,12 @@ from latticeforge_operator.devcluster.cluster import DataFolderInUseError, DevCl
 
 
 def serve_devcluster(
-    data_dir: Path, *, port: int, kubeconfig: Path | None, with_crds: bool
+    data_dir: Path,
+    *,
+    port: int,
+    kubeconfig: Path | None,
+    claims: Mapping[str, Path],
+    with_crds: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -25,25 +31,38 @@ def serve_devcluster(
         data_dir: Where its objects, logs and pod folders are kept.
         port: Port on loopback; 0: a free one.
         kubeconfig: Where to write a second kubeconfig; None: nowhere.
+        claims: Folders by the names of the claims, in namespace `default`, that are bound to them.
         with_crds: Whether to install LatticeForge's kinds.
 
     Raises:
         CommandError: The folder is in use, or the port is taken.
     """
     try:
-        asyncio.run(_serve(data_dir.resolve(), port, kubeconfig, with_crds=with_crds))
+        asyncio.run(_serve(data_dir.resolve(), port, kubeconfig, claims, with_crds=with_crds))
     except (DataFolderInUseError, OSError) as error:
         raise CommandError(str(error)) from error
 
 
-async def _serve(data_dir: Path, port: int, kubeconfig: Path | None, *, with_crds: bool) -> None:
+async def _serve(
+    data_dir: Path,
+    port: int,
+    kubeconfig: Path | None,
+    claims: Mapping[str, Path],
+    *,
+    with_crds: bool,
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     cluster = await DevCluster.start(data_dir=data_dir, port=port)
     try:
-        if with_crds:
-            await _install_crds(cluster.kubeconfig)
+        await _bring(
+            cluster.kubeconfig,
+            [
+                *(provision.crds() if with_crds else ()),
+                *(placed for name, folder in claims.items() for placed in _claim(name, folder)),
+            ],
+        )
         if kubeconfig is not None:
             _copy_private(cluster.kubeconfig, kubeconfig)
         click.echo(_usage(cluster.url, kubeconfig or cluster.kubeconfig, with_crds=with_crds))
@@ -53,11 +72,15 @@ async def _serve(data_dir: Path, port: int, kubeconfig: Path | None, *, with_crd
         await cluster.aclose()
 
 
-async def _install_crds(kubeconfig: Path) -> None:
+def _claim(name: str, folder: Path) -> list[provision.Placed]:
+    return provision.claim("default", name, folder.resolve())
+
+
+async def _bring(kubeconfig: Path, objects: list[provision.Placed]) -> None:
     bypass_proxies("127.0.0.1")
     access = await Access.connect(kubeconfig)
     try:
-        await apply_all(access, provision.crds())
+        await apply_all(access, objects)
     finally:
         await access.aclose()
 

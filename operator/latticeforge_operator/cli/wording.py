@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 
 from pydantic import TypeAdapter, ValidationError
 
-from latticeforge_operator.api.status import StepStatus, TrainingStatus
+from latticeforge_operator.api.status import StepPhase, StepStatus, TrainingStatus
 from latticeforge_trainer.contract import (
     EvaluateResult,
     MergeResult,
@@ -42,15 +42,24 @@ def when(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def elapsed(step: StepStatus, now: datetime) -> float | None:
-    """Seconds from a step's start to its end or to now; None before it starts."""
-    start = when(step.started_at)
-    if start is None:
-        return None
-    return max(0.0, ((when(step.finished_at) or now) - start).total_seconds())
+def elapsed(step: StepStatus, now: datetime | None) -> float | None:
+    """Seconds from a step's start to its end or to now.
+
+    Returns:
+        None before it starts, and where it has no end although there is no now.
+    """
+    start, end = when(step.started_at), _end(step) or now
+    return None if start is None or end is None else max(0.0, (end - start).total_seconds())
 
 
-def remaining(step: StepStatus, now: datetime) -> float | None:
+def _end(step: StepStatus) -> datetime | None:
+    """A step that failed ended with its last attempt."""
+    if step.phase is StepPhase.FAILED and step.attempts:
+        return when(step.attempts[-1].ended_at)
+    return when(step.finished_at)
+
+
+def remaining(step: StepStatus, now: datetime | None) -> float | None:
     """Seconds that a running step still needs at its speed so far; None while that is a guess."""
     so_far = elapsed(step, now)
     if so_far is None or not 0.03 <= step.fraction < 1:

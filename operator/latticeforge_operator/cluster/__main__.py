@@ -123,7 +123,14 @@ class Operator:
         if self._metrics_port is not None:
             app = application(telemetry, lambda: self._reconciler is not None)
             self._server = Server(app, self._metrics_port)
-            await self._server.start()
+            try:
+                await self._server.start()
+            except OSError as error:
+                # Trying again, as Kopf would, leaves an operator that looks alive and does nothing.
+                raise kopf.PermanentError(
+                    f"metrics and probes cannot be served on port {self._metrics_port}: "
+                    f"{error.strerror}; choose another (--metrics-port, the chart's metrics.port)"
+                ) from error
         self._client = await Client.connect(telemetry.called)
         mirror = Mirror()
         for kind, resource in WATCHED.items():

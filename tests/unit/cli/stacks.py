@@ -91,16 +91,31 @@ def reused(name: str, result: dict[str, Any]) -> dict[str, Any]:
     return step(name, "Reused", fraction=1, result=result)
 
 
-def view(status: dict[str, Any], events: list[dict[str, Any]] | None = None) -> StackView:
-    """The stack `demo`, stages math and cic, with a status."""
-    spec = {
+GATES = [
+    {"suite": "json", "minimum": "0.8"},
+    {"suite": "math", "maximumDrop": "0.1", "against": "Base"},
+]
+
+
+def obj(status: dict[str, Any], name: str = "demo", **spec: Any) -> dict[str, Any]:
+    """The stack `demo`, stages math and cic, with a status, as the API has it."""
+    whole = {
         "base": {"model": "./models/base"},
-        "stages": [{"name": "math", "method": "LoRA"}, {"name": "cic", "method": "Full"}],
+        "stages": [
+            {"name": "math", "method": "LoRA"},
+            {"name": "cic", "method": "Full", "evaluate": GATES},
+        ],
         "budget": {"limit": "5"},
+        "publish": {"repository": "./published/model"},
+        **spec,
     }
-    meta = {"name": "demo", "namespace": "default", "generation": 1}
-    whole = {"observedGeneration": 1, **status}
-    return stack_view({"metadata": meta, "spec": spec, "status": whole}, events or [])
+    meta = {"name": name, "namespace": "default", "generation": 1, "creationTimestamp": at(0)}
+    return {"metadata": meta, "spec": whole, "status": {"observedGeneration": 1, **status}}
+
+
+def view(status: dict[str, Any], events: list[dict[str, Any]] | None = None) -> StackView:
+    """What is shown of it."""
+    return stack_view(obj(status), events or [])
 
 
 def running() -> StackView:
@@ -110,8 +125,15 @@ def running() -> StackView:
         {
             "phase": "Running",
             "message": "cic/train: step 12 of 40",
+            "stage": "cic/train",
             "progress": {"percent": 57, "eta": at(5, 10)},
-            "cost": {"spent": "0.42", "currency": "USD"},
+            "cost": {
+                "spent": "0.42",
+                "currency": "USD",
+                "useful": "0.30",
+                "waiting": "0.02",
+                "lost": "0.10",
+            },
             "startedAt": at(0),
             "steps": [
                 done("math/prepare", at(0), at(0, 4), prepared(512, 61_040)),
@@ -126,7 +148,13 @@ def running() -> StackView:
                     startedAt=at(2),
                     meters=gauges,
                     attempts=[
-                        attempt(0, outcome="Killed", reason="its process was killed"),
+                        attempt(
+                            0,
+                            outcome="Failed",
+                            reason="its process was killed",
+                            remedy="started again after a pause",
+                            counted=True,
+                        ),
                         attempt(1),
                     ],
                 ),

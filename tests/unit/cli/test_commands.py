@@ -53,6 +53,14 @@ def test_data_that_cannot_be_written_is_told(runner: CliRunner, tmp_path: Path) 
     assert str(target) in result.output
 
 
+@pytest.mark.parametrize("claim", ["store", "=here", "store=", "store=absent"])
+def test_a_claim_that_is_no_folder_is_told(runner: CliRunner, claim: str, tmp_path: Path) -> None:
+    options = ["--data-dir", str(tmp_path), "--claim", claim]
+    result = runner.invoke(group, ["devcluster", *options])
+    assert result.exit_code == 2
+    assert f"{claim} is not NAME=FOLDER with a folder that exists" in result.output
+
+
 def test_without_a_cluster_status_says_so(
     runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

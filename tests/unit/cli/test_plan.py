@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socketserver
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,29 @@ def test_a_config_in_the_hubs_cache_needs_no_network(
     (repository / "snapshots" / commit).mkdir(parents=True)
     (repository / "snapshots" / commit / "config.json").write_bytes(CONFIG.read_bytes())
     assert find_config(Base(model="owner/model"), None, tmp_path)["hidden_size"] == 8192
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    asked: list[tuple[str, int]] = []
+
+    class Mute(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        url = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        with pytest.raises(CommandError, match=r"the Hub cannot be reached .*--config"):
+            find_config(Base(model="owner/model"), None, tmp_path)
+        server.shutdown()
+    assert len(asked) == 1
 
 
 def test_an_unknown_architecture_is_told(tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ def test_a_volume_of_a_size_is_the_claim_that_the_operator_will_apply(tmp_path: 
     assert claim_path == "/api/v1/namespaces/default/persistentvolumeclaims/demo-store"
 
 
+def test_a_claim_is_a_folder_of_any_size() -> None:
+    (path, volume), (claim_path, claim) = provision.claim("default", "quickstart", FOLDER)
+    assert volume["spec"]["hostPath"] == {"path": "/work"}
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"] == "default-quickstart"
+    assert (path, claim_path) == (
+        "/api/v1/persistentvolumes/default-quickstart",
+        "/api/v1/namespaces/default/persistentvolumeclaims/quickstart",
+    )
+
+
 def test_suspending_changes_one_field_and_leaves_the_manifest(tmp_path: Path) -> None:
     manifest = stack_file(tmp_path).manifest
     suspended = provision.suspended(manifest)

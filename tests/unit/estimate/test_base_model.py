@@ -145,6 +145,30 @@ def test_only_16_bit_and_nf4_weights_train(
     assert found is None if why is None else str(found).startswith(why)
 
 
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-72B-Instruct"),
+        ("TheBloke/Llama-2-7B-AWQ", "TheBloke/Llama-2-7B"),
+        ("me/qwen-72b-math-int4", "me/qwen-72b-math"),
+        ("me/elle_w4a16", "me/elle"),
+        ("me/int4", None),
+        ("me/model-v1", None),
+        ("./models/elle-int4", None),
+        ("", None),
+    ],
+)
+def test_a_copys_name_tells_what_it_was_perhaps_made_from(name: str, original: str | None) -> None:
+    said = str(why_untrainable("gptq", Method.LORA, name))
+    guess = f", perhaps {original}" if original else ""
+    assert f"the 16-bit model it was made from{guess} (method Full" in said
+
+
+def test_an_nf4_copys_name_does_too() -> None:
+    said = str(why_untrainable("nf4", Method.LORA, "me/elle-bnb-4bit"))
+    assert said.endswith("made from, perhaps me/elle")
+
+
 def test_only_16_bit_weights_take_an_adapter_in() -> None:
     assert why_unmergeable(None) is None
     assert "publish the adapter" in str(why_unmergeable("nf4"))

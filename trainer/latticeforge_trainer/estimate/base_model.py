@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,12 @@ _LINEAR_BYTES: Mapping[str, float] = {
 
 _DTYPE_BYTES = {"float32": 4, "float64": 8}
 """Of weights that are not quantized; others have 2."""
+
+_QUANTIZED_COPY = re.compile(
+    r"(?P<original>\w[\w.-]*/\w[\w.-]*?)([-_](gptq|awq|hqq|aqlm|bnb|nf4|int[48]|[48]bit|w\da\d+))+",
+    re.IGNORECASE,
+)
+"""A repository as those who quantize models call it: `org/Model-GPTQ-Int4`."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +158,13 @@ def quantization_of(config: Mapping[str, Any]) -> str | None:
     return str(method or (f"int{bits}" if bits else "unknown"))
 
 
-def why_untrainable(quantization: str | None, method: Method) -> str | None:
+def why_untrainable(quantization: str | None, method: Method, name: str = "") -> str | None:
     """Why a method cannot train a model whose weights are stored so, and what to use instead.
+
+    Args:
+        quantization: How its weights are stored.
+        method: How they would be trained.
+        name: The model's own, which may tell what it was made from.
 
     Returns:
         The rest of a sentence that begins with the model's name; None: it can.
@@ -161,14 +173,20 @@ def why_untrainable(quantization: str | None, method: Method) -> str | None:
         return None
     if quantization == NF4:
         return (
-            f"holds NF4 weights, which method {method} cannot train: use method QLoRA, or the "
-            f"16-bit model it was made from with method {method}"
+            f"holds NF4 weights, which method {method} cannot train: use method QLoRA, or method "
+            f"{method} over the 16-bit model it was made from{_by_its_name(name)}"
         )
     return (
         f"holds {quantization} weights, which serve inference only: no gradient passes through "
-        "their rounding; train on the 16-bit model it was made from (method Full, LoRA or QLoRA), "
-        "or on an NF4 copy of that (method QLoRA)"
+        f"their rounding; train on the 16-bit model it was made from{_by_its_name(name)} (method "
+        "Full, LoRA or QLoRA), or on an NF4 copy of that (method QLoRA)"
     )
+
+
+def _by_its_name(name: str) -> str:
+    """What a quantized copy on the Hub is usually called after, as a guess within a sentence."""
+    match = _QUANTIZED_COPY.fullmatch(name)
+    return f", perhaps {match['original']}" if match else ""
 
 
 def why_unmergeable(quantization: str | None) -> str | None:

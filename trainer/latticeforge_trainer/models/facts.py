@@ -56,7 +56,7 @@ def check_method(name: str, quantization: str | None, method: Method, *, merges:
     Raises:
         UserError: Says why, and which model to use instead.
     """
-    why = why_untrainable(quantization, method)
+    why = why_untrainable(quantization, method, name)
     if why is None and merges:
         why = why_unmergeable(quantization)
     if why is not None:

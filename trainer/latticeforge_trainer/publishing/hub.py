@@ -26,6 +26,7 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     constants,
+    get_session,
     set_client_factory,
 )
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -104,7 +105,7 @@ class HubDestination:
         self.url = f"{endpoint}/{repository}"
         self.reference = repository
         self._api = HfApi(endpoint=endpoint, token=token, library_name="latticeforge")
-        set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=TIMEOUT))
+        set_client_factory(_client_factory())
         disable_progress_bars()
         # What these log of a request is its address, which is signed when it leads to storage.
         for name in ("huggingface_hub", "httpx2"):
@@ -217,6 +218,12 @@ class HubDestination:
                 return call()
 
         return patiently()(guarded)
+
+
+def _client_factory() -> Callable[[], httpx2.Client]:
+    """Makes clients like the library's own, whose hooks keep `HF_HUB_OFFLINE`, but with TIMEOUT."""
+    hooks = get_session().event_hooks
+    return lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT)
 
 
 def _same(file: BundleFile, entry: RepoFile | None) -> bool:

@@ -132,7 +132,7 @@ def _advised(advice: Alternative | None) -> str:
 def _refuse_base(request: Request) -> None:
     spec, model = request.spec, request.model
     for index, stage in enumerate(spec.stages):
-        if why := why_untrainable(model.quantization, stage.method):
+        if why := why_untrainable(model.quantization, stage.method, spec.base.model):
             raise PlanError(f"{spec.base.model} {why}")
         if model.quantization is not None and merges(spec, index):
             raise PlanError(

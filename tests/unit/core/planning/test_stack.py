@@ -138,7 +138,7 @@ def test_int4_weights_are_refused_with_what_to_use_instead() -> None:
         plan_stack(wanted, [pool("h200-pair")], INT4, data=CIC)
     said = str(error.value)
     assert said.startswith("aphoticshaman/qwen-72b-math-int4 holds gptq weights")
-    assert "train on the 16-bit model" in said
+    assert "the 16-bit model it was made from, perhaps aphoticshaman/qwen-72b-math (" in said
     assert "NF4 copy of that (method QLoRA)" in said
 
 
