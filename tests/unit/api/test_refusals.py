@@ -206,18 +206,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         NOT_A_DURATION,
     ),
     "a duration that is none": (stack(ttlAfterFinished="a week"), NOT_A_DURATION, NOT_A_DURATION),
+    "a volume that goes with the only copy": (
+        stack(ttlAfterFinished="1h"),
+        LAST_COPY,
+        LAST_COPY,
+    ),
     **{
-        f"a volume that goes with the only copy, {where}": (
-            stack(ttlAfterFinished="1h", **publish),
+        f"a volume that goes with what was published to {folder}": (
+            stack(ttlAfterFinished="1h", publish={"repository": folder}),
             LAST_COPY,
             LAST_COPY,
         )
-        for where, publish in {
-            "published nowhere": {},
-            "published beside it": {"publish": {"repository": "./published/model"}},
-            "published by its path": {"publish": {"repository": "/store/model"}},
-            "published by its address": {"publish": {"repository": "file:///store/model"}},
-        }.items()
+        for folder in ("./published/model", "/store/model", "file:///store/model")
     },
     "a negative learning rate": (hyperparameters(learningRate="-1e-4"), NOT_A_RATE, NOT_A_RATE),
     "a learning rate that is none": (hyperparameters(learningRate="low"), NOT_A_RATE, NOT_A_RATE),

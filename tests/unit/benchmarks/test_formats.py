@@ -34,7 +34,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     return folder
 
 

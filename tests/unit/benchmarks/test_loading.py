@@ -8,7 +8,7 @@ import pytest
 import torch
 from benchmarks import loading
 from benchmarks.loading import drop_from_page_cache, load_once, make_random_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from latticeforge_trainer.models.loading import load_weights
 
@@ -17,8 +17,7 @@ def test_the_random_model_is_as_large_as_asked_and_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
-    config = loading.Qwen2Config
-    monkeypatch.setattr(loading, "Qwen2Config", lambda **given: config(**{**given, **small}))
+    monkeypatch.setattr(loading, "Qwen2Config", lambda **given: Qwen2Config(**{**given, **small}))
     make_random_model(tmp_path, 0.6)
     drop_from_page_cache(tmp_path)
     ours = load_weights(tmp_path, device=torch.device("cpu")).state_dict()
