@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,8 +54,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """An empty Hub that `HF_ENDPOINT` points to, with the write token in `HF_TOKEN`."""
+    from latticeforge_trainer.hub import DOWNLOAD  # noqa: PLC0415  (brings huggingface_hub)
+
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", server.token)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
         yield server
+        # In a step they end with the process; here they would close the next test's connections.
+        for thread in threading.enumerate():
+            if thread.name == DOWNLOAD:
+                thread.join(60)
+                assert not thread.is_alive(), "a download goes on that nobody wants"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from latticeforge_trainer.contract import (
 from latticeforge_trainer.data.packed import PackedData
 from latticeforge_trainer.data.sources import locate_source
 from latticeforge_trainer.errors import NetworkError, UserError
+from latticeforge_trainer.hub import DOWNLOAD
 from latticeforge_trainer.models.base import fingerprint, locate_base
 from latticeforge_trainer.progress import Reporter
 from latticeforge_trainer.publishing import failures
@@ -497,6 +499,19 @@ def test_a_file_that_may_not_be_read_is_not_asked_for_again(
     published.faults.append(Fault(r"HEAD .*tokenizer\.json", status=403, times=100))
     with pytest.raises(UserError, match=r"refuses to show Hub model me/tiny .* \(status 403\)"):
         run(store, config_of(base="me/tiny"))
+
+
+def test_a_refused_file_ends_the_waiting_for_the_others(published: HubServer, store: Store) -> None:
+    published.faults += [
+        Fault(r"GET .*README", status=503, headers={"Retry-After": "600"}, times=100),
+        Fault(r"HEAD .*tokenizer\.json", status=403, times=100),
+    ]
+    with pytest.raises(UserError, match=r"refuses to show Hub model me/tiny .* \(status 403\)"):
+        run(store, config_of(base="me/tiny"))
+    for thread in threading.enumerate():
+        if thread.name == DOWNLOAD:
+            thread.join(60)
+    assert DOWNLOAD not in {thread.name for thread in threading.enumerate()}
 
 
 def test_what_the_hub_refuses_is_said(

@@ -42,6 +42,9 @@ TOKEN = "HF_TOKEN"  # noqa: S105  (the variable's name, not a token)
 WORKERS = 4
 """Files fetched at a time: enough for HTTP; Xet parallelizes within a file as well."""
 
+DOWNLOAD = "hub-download"
+"""The name of the threads that fetch files."""
+
 _POLL_SECONDS = 0.2
 _TIMEOUT = httpx2.Timeout(30, pool=None)
 """Seconds without an answer; the client's own default is to wait for ever."""
@@ -128,28 +131,33 @@ class Repository:
         disable_progress_bars()
         missing = deque(path for path, size in files.items() if not is_whole(folder / path, size))
         here = sum(size for path, size in files.items() if path not in missing)
+        over = threading.Event()
 
         def fetch(path: str) -> None:
             self._call(
                 lambda api: api.hf_hub_download(
                     self.id, path, revision=self.commit, repo_type=self.kind, local_dir=folder
-                )
+                ),
+                over,
             )
             if not is_whole(folder / path, files[path]):
                 raise UserError(f"{self.id}: {path} is not as large as the Hub says: try again")
 
         wanted = dict.fromkeys(missing)
-        for _ in _in_threads(fetch, missing):
-            report(here + _bytes_here(folder, {path: files[path] for path in wanted}))
+        try:
+            for _ in _in_threads(fetch, missing, over):
+                report(here + _bytes_here(folder, {path: files[path] for path in wanted}))
+        finally:
+            over.set()
 
-    def _call(self, request: Callable[[HfApi], T]) -> T:
-        """Make a request, again if it fails in a way that passes."""
+    def _call(self, request: Callable[[HfApi], T], over: threading.Event | None = None) -> T:
+        """Make a request, again if it fails in a way that passes, until `over` is set."""
 
         def guarded() -> T:
             with _translated(self):
                 return request(client())
 
-        return patiently()(guarded)
+        return patiently(over)(guarded)
 
 
 def client() -> HfApi:
@@ -175,15 +183,18 @@ def _bytes_here(folder: Path, files: Mapping[str, int]) -> int:
     return whole + partial
 
 
-def _in_threads(work: Callable[[str], None], items: deque[str]) -> Iterator[None]:
+def _in_threads(
+    work: Callable[[str], None], items: deque[str], over: threading.Event
+) -> Iterator[None]:
     """Work through items in daemon threads, yielding now and then; raises their first error.
 
     Daemons, because an interrupted step ends at once instead of waiting for a file of gigabytes.
+    None of them begins another item once `over` is set.
     """
     errors: list[BaseException] = []
 
     def loop() -> None:
-        while items and not errors:
+        while items and not over.is_set():
             try:
                 item = items.popleft()
             except IndexError:
@@ -192,8 +203,12 @@ def _in_threads(work: Callable[[str], None], items: deque[str]) -> Iterator[None
                 work(item)
             except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
                 errors.append(error)
+                over.set()
 
-    threads = [threading.Thread(target=loop, daemon=True) for _ in range(min(WORKERS, len(items)))]
+    threads = [
+        threading.Thread(target=loop, name=DOWNLOAD, daemon=True)
+        for _ in range(min(WORKERS, len(items)))
+    ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads) and not errors:

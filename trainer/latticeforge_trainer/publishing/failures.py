@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx2
@@ -48,12 +49,21 @@ class HeadMoved(Transient):
     """The branch is no longer at the commit that a change was made for."""
 
 
-def patiently() -> tenacity.Retrying:
-    """Tries again on `Transient`, with exponential back-off or after what the Hub asks for."""
+def patiently(over: threading.Event | None = None) -> tenacity.Retrying:
+    """Tries again on `Transient`, with exponential back-off or after what the Hub asks for.
+
+    Args:
+        over: Once it is set nobody wants the result: the waiting ends, and there is no other try.
+    """
+    stop: tenacity.stop.stop_base = tenacity.stop_after_attempt(ATTEMPTS)
+    sleep: Callable[[float], None] = tenacity.sleep
+    if over is not None:
+        stop, sleep = stop | tenacity.stop_when_event_set(over), tenacity.sleep_using_event(over)
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Transient),
         wait=_wait,
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        stop=stop,
+        sleep=sleep,
         before_sleep=_say,
         reraise=True,
     )
