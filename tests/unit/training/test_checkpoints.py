@@ -22,7 +22,7 @@ class Weights:
     """An engine of one tensor."""
 
     device = torch.device("cpu")
-    files = None
+    sharded = False
 
     def __init__(self) -> None:
         self.weight = torch.zeros(4)
