@@ -91,6 +91,11 @@ class Checkpoints:
             self._writing = self._thread.submit(self._write, shards, state.step, document)
 
     @property
+    def is_writing(self) -> bool:
+        """Whether one is not complete yet; on the first process, of any process's share."""
+        return self._writing is not None and not self._writing.done()
+
+    @property
     def failed(self) -> bool:
         """Whether this process could not write one, which `finish` will say to all."""
         writing = self._writing

@@ -226,7 +226,8 @@ class Training:
 
     def _is_overdue(self) -> bool:
         interval = checkpoint_interval(self.policy.every_seconds, self._stall)
-        return self.clock() - self._saved_time >= interval
+        passed = self.clock() - self._saved_time
+        return passed >= interval and not self.checkpoints.is_writing
 
     def _is_due(self, done: int) -> bool:
         if done == self.plan.steps:
