@@ -66,7 +66,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pool = ThreadPoolExecutor(SIZE)
-        self.engines = [Part(float(rank)) for rank in range(SIZE)]
+        self.engines: list[Any] = [Part(float(rank)) for rank in range(SIZE)]
         self.checkpoints = [
             Checkpoints(folder, keep=2, world=World(rank, rank, SIZE, SIZE), engine=engine)
             for rank, engine in enumerate(self.engines)

@@ -37,7 +37,7 @@ def read_partitions(engine: Any) -> dict[str, torch.Tensor]:
         for kind, flat in {MASTER: master.detach(), **states[group]}.items():
             if kind == STEP:  # the loop's to know
                 continue
-            for number, piece in enumerate(flat.split(SHARD_BYTES // flat.itemsize)):
+            for number, piece in enumerate(torch.split(flat, SHARD_BYTES // flat.itemsize)):
                 tensors[f"{kind}/{group}/{number:05d}"] = piece
     return tensors
 
@@ -99,5 +99,5 @@ def _join(pieces: Pieces, device: torch.device) -> torch.Tensor:
 
 
 def _fill(whole: torch.Tensor, pieces: Pieces) -> None:
-    for part, piece in zip(whole.split([len(p) for p in pieces]), pieces, strict=True):
+    for part, piece in zip(torch.split(whole, [len(p) for p in pieces]), pieces, strict=True):
         part.copy_(piece)
