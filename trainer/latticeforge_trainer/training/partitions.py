@@ -93,7 +93,8 @@ def _by_group(tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, Pieces]]:
 
 
 def _join(pieces: Pieces, device: torch.device) -> torch.Tensor:
-    whole = torch.empty(sum(map(len, pieces)), dtype=pieces[0].dtype, device=device)
+    shape = (sum(map(len, pieces)), *pieces[0].shape[1:])
+    whole = pieces[0].new_empty(shape, device=device)
     _fill(whole, pieces)
     return whole
 
