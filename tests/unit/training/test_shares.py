@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.training.test_checkpoints import Gate, fail, names
+from tests.unit.training.test_checkpoints import Asked, Gate, fail, names
 
 from latticeforge_trainer.errors import UserError
 from latticeforge_trainer.training import checkpoints as module
@@ -139,11 +139,13 @@ def test_a_checkpoint_is_complete_with_the_last_share_and_no_step_waits_for_it(
 ) -> None:
     late = Gate(Shard.write)
     monkeypatch.setattr(Shard, "write", only_for(1, late))
+    looking = processes.checkpoints[0]._given_up = Asked()
     processes.each(lambda made: made.save(state(3)))
 
     processes.each(lambda made: made.before_update())
 
     assert late.reached.wait(60)
+    assert looking.asked.wait(60)
     assert names(tmp_path) == [".step-00000003.partial"]
     late.open()
     assert processes.each(lambda made: made.finish()) == [None, None]
