@@ -27,6 +27,7 @@ TABLES = LoRASettings(rank=4, alpha=8, modules_to_save=["embed_tokens", "lm_head
 RUNS: list[dict[str, Any]] = [
     {"method": Method.FULL},
     {"method": Method.FULL, "strategy": {"precision": "bf16"}},
+    {"method": Method.FULL, "strategy": {"precision": "bf16", "zero_stage": 3}},
     {
         "method": Method.LORA,
         "lora": LoRASettings(rank=4, alpha=8, dropout=0.1),
@@ -68,7 +69,9 @@ def undisturbed(tmp_path: Path, tiny_model: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", RUNS, ids=["full-fp32", "full-bf16", "lora-dropout", "lora-fp8", "lora-tables"]
+    "options",
+    RUNS,
+    ids=["full-fp32", "full-bf16", "full-zero-3", "lora-dropout", "lora-fp8", "lora-tables"],
 )
 def test_killed_three_times_every_loss_is_that_of_the_undisturbed_run(
     options: dict[str, Any], store: Store, tiny_model: Path, undisturbed: Any

@@ -13,11 +13,13 @@ from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.estimate.base_model import read_base_model
 from latticeforge_trainer.estimate.disk import base_disk, disk
 from latticeforge_trainer.estimate.duration import (
+    checkpoint_seconds,
     download_seconds,
     evaluation_seconds,
     loading_seconds,
     merge_seconds,
     upload_seconds,
+    writing_seconds,
 )
 from latticeforge_trainer.estimate.host import host_memory, merge_host_memory
 from latticeforge_trainer.estimate.terms import GIB, Term, total
@@ -69,7 +71,7 @@ def test_layers_inputs_wait_in_page_locked_memory() -> None:
         (BIG, "QLoRA", {"lora": {"modules_to_save": ["lm_head"]}}, 8 * GIB),  # and so has the head
         # DeepSpeed gives the first process a state of 0.63 GB whole, to be copied once more.
         (BIG, "QLoRA", {"lora": {"rank": 4}, "zero_stage": 2}, 12 * 52_633_600 + 2**30),
-        ("Qwen2.5-7B", "Full", {"zero_stage": 2, "processes": 2}, 0),  # DeepSpeed writes it
+        ("Qwen2.5-7B", "Full", {"zero_stage": 2, "processes": 2}, 8 * GIB),  # in each process
     ],
 )
 def test_a_checkpoint_passes_the_host_in_pieces(
@@ -90,24 +92,35 @@ def payload(method: str, states: str = "fp32") -> TrainPayload:
 
 
 @pytest.mark.parametrize(
-    ("method", "states", "sharded", "each"),
-    [
-        ("Full", "fp32", False, 12),
-        ("Full", "int8", False, 6.125),
-        ("Full", "fp32", True, 14),
-        ("Full", "int8", True, 8.125),
-        ("LoRA", "fp32", True, 12),  # an adapter's is whole under every stage
-    ],
+    ("method", "states", "each"),
+    [("Full", "fp32", 12), ("Full", "int8", 6.125), ("LoRA", "fp32", 12)],
 )
-def test_a_checkpoint_holds_masters_and_moments(
-    method: str, states: str, sharded: bool, each: float
-) -> None:
+def test_a_checkpoint_holds_masters_and_moments(method: str, states: str, each: float) -> None:
     model = read_base_model(MODELS["Qwen2.5-7B"])
-    terms = by_name(disk(model, payload(method, states), packed_tokens=0, sharded=sharded))
+    terms = by_name(disk(model, payload(method, states), packed_tokens=0))
     trained = 7_615_616_512 if method == "Full" else 40_370_176
     assert terms["checkpoints"] == 3 * int(each * trained)
     assert terms["trained weights"] == 2 * trained
     assert "packed data" not in terms
+
+
+@pytest.mark.parametrize(
+    ("how", "left", "seconds"),
+    [
+        ({"zero_stage": 3, "processes": 8}, None, 0),
+        ({"zero_stage": 3, "processes": 8}, 1800 * GIB, 0),
+        ({"zero_stage": 3, "processes": 8}, 1000 * GIB, (12 * PARAMETERS - 500 * GIB) / 1e9),
+        # A state that is cut has the room of both nodes, a whole one that of the first.
+        ({"zero_stage": 3, "processes": 8, "nodes": 2}, 1000 * GIB, 0),
+        ({"processes": 8, "nodes": 2}, 1000 * GIB, (12 * PARAMETERS - 500 * GIB) / 1e9),
+    ],
+)
+def test_training_waits_for_what_the_host_has_no_room_for(
+    how: dict[str, Any], left: int | None, seconds: float
+) -> None:
+    made = run(BIG, "Full", **how)
+    assert checkpoint_seconds(made, left) == pytest.approx(seconds)
+    assert writing_seconds(made) == pytest.approx(12 * PARAMETERS / 1e9)
 
 
 def test_what_is_merged_is_a_whole_model_more() -> None:

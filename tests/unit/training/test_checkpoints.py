@@ -22,7 +22,7 @@ class Weights:
     """An engine of one tensor."""
 
     device = torch.device("cpu")
-    files = None
+    sharded = False
 
     def __init__(self) -> None:
         self.weight = torch.zeros(4)
@@ -121,7 +121,8 @@ def test_an_update_waits_for_the_copy_and_not_for_the_disk(
     copied = checkpoints._copied = Asked()
     checkpoints.save(state(3))
     assert copying.reached.wait(10)
-    waiting = threading.Thread(target=checkpoints.before_update)
+    waited: list[float] = []
+    waiting = threading.Thread(target=lambda: waited.append(checkpoints.before_update()))
     waiting.start()
     assert copied.asked.wait(10)
     assert not copied.is_set()
@@ -130,12 +131,16 @@ def test_an_update_waits_for_the_copy_and_not_for_the_disk(
     waiting.join(10)
 
     assert not waiting.is_alive()
+    assert waited[0] > 0
+    assert checkpoints.is_writing
+    assert checkpoints.before_update() == 0
     assert names(tmp_path) == [".step-00000003.partial"]
     assert checkpoints.committed is None
     writing.open()
     checkpoints.finish()
     assert names(tmp_path) == ["step-00000003"]
     assert checkpoints.committed == 3
+    assert not checkpoints.is_writing
 
 
 def test_the_next_waits_for_the_one_before(

@@ -41,7 +41,12 @@ class Stage:
     device = torch.device("cpu")
 
     def __init__(
-        self, nan_at: int | None = None, stop_at: int | None = None, fails_at: int | None = None
+        self,
+        nan_at: int | None = None,
+        stop_at: int | None = None,
+        fails_at: int | None = None,
+        waits: float = 0.0,
+        writes_until: int = 0,
     ) -> None:
         self.log: list[str] = []
         self.loss = nn.Dropout().eval()
@@ -49,6 +54,7 @@ class Stage:
         self.committed: int | None = None
         self._nan_at, self._stop_at, self._fails_at = nan_at, stop_at, fails_at
         self._updates, self._writing = 0, 0
+        self._waits, self._writes_until = waits, writes_until
 
     def forward(self, batch: Any, denominator: int) -> torch.Tensor:
         assert (denominator, self.loss.training) == (1, True)
@@ -60,11 +66,16 @@ class Stage:
         assert not share.requires_grad
 
     @property
+    def is_writing(self) -> bool:
+        return self._updates < self._writes_until
+
+    @property
     def failed(self) -> bool:
         return self._updates == self._fails_at
 
-    def before_update(self) -> None:
+    def before_update(self) -> float:
         self.log.append("wait")
+        return self._waits
 
     def update(self, rate: float) -> torch.Tensor:
         self._updates += 1
@@ -217,6 +228,32 @@ def test_checkpoints_that_training_waits_for_are_fewer() -> None:
     # Every step is longer than five seconds, but one that took four is followed by forty without.
     saves = [entry for entry in stage.log if "save" in entry]
     assert saves == ["save 2"]
+
+
+def test_what_an_update_waited_for_a_copy_counts_as_well() -> None:
+    def saves(waits: float) -> list[str]:
+        stage = Stage(waits=waits)
+
+        def clock() -> float:
+            return 10.0 * stage.log.count("wait")
+
+        training(stage, every_seconds=5, clock=clock).run()
+        return [entry for entry in stage.log if "save" in entry]
+
+    assert saves(0) == ["save 2", "save 4"]
+    assert saves(4) == []  # forty seconds for each four, and it never catches up
+
+
+def test_none_is_due_while_the_one_before_is_being_written() -> None:
+    stage = Stage(writes_until=4)
+
+    def clock() -> float:
+        return 10.0 * stage.log.count("wait")
+
+    training(stage, every_seconds=5, clock=clock).run()
+
+    saves = [entry for entry in stage.log if "save" in entry]
+    assert saves == ["save 5"]
 
 
 def test_every_step_says_where_its_time_went() -> None:

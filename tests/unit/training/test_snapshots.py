@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from latticeforge_trainer.artifacts import sha256_of
 from latticeforge_trainer.training import snapshots
+from latticeforge_trainer.training.process import World
 from latticeforge_trainer.training.snapshots import (
     HostBuffers,
     host_memory_left,
@@ -88,6 +89,23 @@ def test_buffers_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     assert [buffer.data_ptr() for buffer in buffers._kept] == first
     assert same(read_shards(tmp_path), tensors)
+
+
+def test_processes_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "SHARD_BYTES", 60)
+    monkeypatch.setattr(snapshots, "host_memory_left", lambda: 600)
+    shards = in_shards(state())
+
+    alone, beside = (len(HostBuffers(CPU, count)._groups(shards)) for count in (1, 10))
+
+    assert alone < beside == len(shards)
+
+
+def test_torchrun_says_how_many_share_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", 5), ("LOCAL_RANK", 1), ("WORLD_SIZE", 8), ("LOCAL_WORLD_SIZE", 4)):
+        monkeypatch.setenv(name, str(value))
+
+    assert World.from_environment() == World(5, 1, 8, local_size=4)
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ def disk(
     *,
     packed_tokens: int,
     keep_checkpoints: int = 2,
-    sharded: bool = False,
     merges: bool = False,
 ) -> tuple[Term, ...]:
     """What one stage writes; the base model counts in `base_disk`.
@@ -25,12 +24,10 @@ def disk(
         payload: How it is trained.
         packed_tokens: Tokens of its packed data, padding included.
         keep_checkpoints: How many are kept; one more is written before the oldest goes.
-        sharded: Whether DeepSpeed writes the checkpoints (Full under ZeRO 1 to 3), which then hold
-            the 16-bit weights too.
         merges: Whether its adapter is merged.
     """
     trained = trained_parameters(model, payload)
-    state = state_bytes(payload, trained, sharded=sharded)
+    state = state_bytes(payload, trained)
     count = keep_checkpoints + 1
     # PEFT's format has a tied table under both of its names.
     written = trained + (table_parameters(model, payload.lora) if model.shape.tied else 0)
@@ -51,10 +48,6 @@ def base_disk(model: BaseModel) -> Term:
     return Term("base model", model.stored_bytes, f"{model.weight_bits}-bit linear layers")
 
 
-def state_bytes(payload: TrainPayload, trained: int, *, sharded: bool) -> int:
-    """Bytes of one checkpoint; see `disk`."""
-    sharded = sharded and not payload.method.is_adapter
-    moments = moment_bytes(payload, masters=sharded or payload.method.is_adapter)
-    if payload.optimizer_states == "int8" and not sharded:
-        return int(trained * (2 + moments))
-    return int(trained * (4 + moments + (2 if sharded else 0)))
+def state_bytes(payload: TrainPayload, trained: int) -> int:
+    """Bytes of one checkpoint: 32-bit weights, in one piece or in two, and moments."""
+    return int(trained * (4 + moment_bytes(payload, masters=True)))

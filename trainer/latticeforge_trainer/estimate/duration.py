@@ -26,14 +26,25 @@ def loading_seconds(run: Run, rates: Rates = RATES) -> float:
     return rates.start + run.model.stored_bytes / rates.disk_read
 
 
-def checkpoint_seconds(run: Run, rates: Rates = RATES) -> float:
-    """How long training stands still for one checkpoint.
+def checkpoint_seconds(run: Run, host_left: int | None, rates: Rates = RATES) -> float:
+    """How long training stands still for one checkpoint: until the host has room for the rest.
 
-    DeepSpeed writes its files while training waits; every other state is written beside it.
+    Args:
+        run: What is trained, and how.
+        host_left: Bytes of each pod's memory that nothing else takes; the trainer uses half of
+            them. None: it is not known, and taken to be enough.
+        rates: What is assumed.
     """
-    if not run.is_full or not run.strategy.zero_stage:
+    if host_left is None:
         return 0.0
-    return state_bytes(run.payload, run.trained, sharded=True) / rates.disk_write
+    nodes = run.strategy.nodes if run.is_full and run.strategy.zero_stage else 1
+    beyond = state_bytes(run.payload, run.trained) - nodes * (host_left // 2)
+    return max(0, beyond) / rates.disk_write
+
+
+def writing_seconds(run: Run, rates: Rates = RATES) -> float:
+    """From a checkpoint's begin until it is complete, while training goes on."""
+    return state_bytes(run.payload, run.trained) / rates.disk_write
 
 
 def result_seconds(run: Run, rates: Rates = RATES) -> float:

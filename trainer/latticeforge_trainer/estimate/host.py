@@ -9,6 +9,7 @@ from __future__ import annotations
 from latticeforge_trainer.contract import Offload
 from latticeforge_trainer.estimate.base_model import BaseModel
 from latticeforge_trainer.estimate.buckets import SUB_GROUP
+from latticeforge_trainer.estimate.disk import state_bytes
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory, offloaded_layers
 from latticeforge_trainer.estimate.terms import GIB, Term, present
 from latticeforge_trainer.estimate.training import Run
@@ -90,9 +91,10 @@ def _page_locked_pieces(count: int) -> int:
 
 
 def _snapshot(run: Run) -> int:
-    """Training state is copied here by files of at most `SHARD`, or of one tensor."""
-    if run.strategy.zero_stage and run.is_full:
-        return 0  # DeepSpeed writes its own files
+    """Training state is copied here by files of at most `SHARD`, or of one whole tensor."""
+    if run.strategy.zero_stage and run.is_full:  # every process copies its own part, in pieces
+        own = -(-state_bytes(run.payload, run.trained) // run.world)
+        return run.strategy.processes * _page_locked(min(SHARD, own))
     each = 12 if run.payload.optimizer_states == "fp32" else 6
     largest = 4 * _largest(run.model) if run.is_full else 0
     if run.trained_tables:

@@ -5,29 +5,25 @@
         manifest.json     sizes and hashes of the files below
         state.json        training/state.py
         training-state-*.safetensors    weights and moments as whole tensors: LoRA, QLoRA, ZeRO 0
-        engine/           Full under ZeRO 1 to 3: DeepSpeed's own files, one set per process
+        share-00000/      Full under ZeRO 1 to 3: the same of a process's partitions; see shares.py
 
 Nothing but a folder's name says that it is complete; what it says is checked against the manifest
 before anything is loaded.
 
-Whole tensors are written by a thread of the first process: training waits until they are copied,
-and that only before the next update changes them. DeepSpeed's files are written while it waits: its
-faster writers need a compiler for their kernels, and leave the same wait for the disk.
+A thread of each process that has something to write does so: training waits until it is copied,
+and that only before the next update changes it. The first process's thread waits for the shares of
+the others, and makes the checkpoint complete.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from latticeforge_trainer.artifacts import (
     MANIFEST,
@@ -37,8 +33,11 @@ from latticeforge_trainer.artifacts import (
     write_atomically,
 )
 from latticeforge_trainer.errors import UserError
-from latticeforge_trainer.training.engine import Engine, StateFiles
-from latticeforge_trainer.training.process import World, barrier, gather
+from latticeforge_trainer.training import shares
+from latticeforge_trainer.training.engine import Engine
+from latticeforge_trainer.training.full_disk import full_disk_is_the_users
+from latticeforge_trainer.training.process import World, gather
+from latticeforge_trainer.training.shares import Entries
 from latticeforge_trainer.training.snapshots import (
     HostBuffers,
     Shard,
@@ -51,9 +50,6 @@ from latticeforge_trainer.training.state import TrainState
 log = logging.getLogger(__name__)
 
 STATE = "state.json"
-
-PROBE = 2**20
-"""Bytes of the file that tells a full disk from another failure."""
 
 
 class Checkpoints:
@@ -72,14 +68,13 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int, world: World, engine: Engine) -> None:
         self._folder, self._keep, self._world, self._engine = folder, keep, world, engine
         self.committed: int | None = None
-        self._buffers = HostBuffers(engine.device)
+        self._writes = world.is_first or engine.sharded
+        self._buffers = HostBuffers(engine.device, world.local_size if engine.sharded else 1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._copied = threading.Event()
+        self._copied, self._given_up = threading.Event(), threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
-        if world.is_first:
-            for leftover in folder.glob(".step-*.partial"):
-                shutil.rmtree(leftover)
+        self._drop_partial()
 
     def save(self, state: TrainState) -> None:
         """Begin a checkpoint, after the one before it is complete; a collective.
@@ -89,14 +84,16 @@ class Checkpoints:
         """
         self.finish()
         document = json.dumps(state.to_json()).encode()
-        if self._engine.files is not None:
-            self._write_together(self._engine.files, state.step, document)
-            return
         shards = in_shards(self._engine.read_state())
-        if self._world.is_first:
+        if self._writes:
             self._buffers.after_current_work()
             self._copied.clear()
-            self._writing = self._thread.submit(self._write_alone, shards, state.step, document)
+            self._writing = self._thread.submit(self._write, shards, state.step, document)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether one is not complete yet; on the first process, of any process's share."""
+        return self._writing is not None and not self._writing.done()
 
     @property
     def failed(self) -> bool:
@@ -104,13 +101,19 @@ class Checkpoints:
         writing = self._writing
         return writing is not None and writing.done() and writing.exception() is not None
 
-    def before_update(self) -> None:
-        """Wait until the weights may change."""
+    def before_update(self) -> float:
+        """Wait until the weights may change.
+
+        Returns:
+            Seconds that it took.
+        """
         if self._writing is None or self._copied.is_set():
-            return
+            return 0.0
         started = time.monotonic()
         self._copied.wait()
-        log.info("training waited %.2f s for the checkpoint", time.monotonic() - started)
+        waited = time.monotonic() - started
+        log.info("training waited %.2f s for the checkpoint", waited)
+        return waited
 
     def finish(self) -> None:
         """Wait until no checkpoint is being written; a collective.
@@ -119,13 +122,23 @@ class Checkpoints:
             UserError: The disk is full; earlier checkpoints are as they were.
         """
         writing, self._writing = self._writing, None
-        error = writing.exception() if writing else None
-        for failure in gather(self._world, error):
+        # The first process waits for shares, of which one may never come.
+        failures = gather(self._world, None if self._world.is_first else _error_of(writing))
+        if any(failures):
+            self._given_up.set()
+        said = gather(self._world, (_error_of(writing), self.committed))
+        self.committed = said[0][1]
+        for failure, _ in said:
             if failure is not None:
+                self._drop_partial()
                 raise failure
 
     def close(self) -> None:
-        """Let what is being written become complete, and write no more."""
+        """Let what is being written become complete, and write no more.
+
+        Shares that are not there by now will not come: other processes may have ended.
+        """
+        self._given_up.set()
         self._thread.shutdown()
 
     def load_latest(self, expected: TrainState) -> TrainState:
@@ -152,50 +165,50 @@ class Checkpoints:
             )
         return expected
 
-    def _write_alone(self, shards: list[Shard], step: int, document: bytes) -> None:
-        """Write whole tensors, in the first process's thread."""
-        started = time.monotonic()
+    def _write(self, shards: list[Shard], step: int, document: bytes) -> None:
+        """Write what is this process's, and make the checkpoint complete if it is the first."""
+        started, own = time.monotonic(), self._own(self._partial(step))
         try:
-            with self._full_disk_is_the_users(step):
-                partial = self._begin(step)
-                files = write_shards(shards, partial, self._buffers, self._copied.set)
-                self._commit(step, document, {n: e.to_json() for n, e in files.items()})
+            with full_disk_is_the_users(self._folder):
+                shutil.rmtree(own, ignore_errors=True)
+                own.mkdir(parents=True)
+                files = write_shards(shards, own, self._buffers, self._copied.set)
+                entries = self._together({n: e.to_json() for n, e in files.items()}, step)
+                if entries is not None:
+                    self._commit(step, document, entries)
         finally:
             self._copied.set()  # or training would wait for ever, and never see the error
-        size, seconds = sum(e.size for e in files.values()), time.monotonic() - started
-        log.info("checkpoint of step %d: %.2f GB in %.1f s", step, size / 1e9, seconds)
+        if entries is not None:
+            size, seconds = sum(e["size"] for e in entries.values()), time.monotonic() - started
+            log.info("checkpoint of step %d: %.2f GB in %.1f s", step, size / 1e9, seconds)
 
-    def _write_together(self, files: StateFiles, step: int, document: bytes) -> None:
-        """Write an engine's own files; a collective."""
-        started = time.monotonic()
-        with self._full_disk_is_the_users(step):
-            if self._world.is_first:
-                self._begin(step)
-            barrier(self._world)
-            partial = self._partial(step)
-            files.save(partial)
-            barrier(self._world)
-            entries = self._hash(partial, sync=True)
-            if self._world.is_first:
-                self._commit(step, document, entries)
-        barrier(self._world)
-        self.committed = step
-        log.info("checkpoint of step %d: training waited %.1f s", step, time.monotonic() - started)
+    def _together(self, entries: Entries, step: int) -> Entries | None:
+        """The files of all processes, for the first; None for the others, or if one has failed."""
+        if not self._engine.sharded:
+            return entries
+        partial = self._partial(step)
+        shares.leave(self._own(partial), entries)
+        if not self._world.is_first:
+            return None
+        return shares.collect(partial, self._world.size, self._given_up)
 
     def _load(self, folder: Path, state: TrainState, expected: TrainState) -> None:
-        files = self._engine.files
-        if files is None and not (folder / "engine").exists():
-            self._engine.write_state(read_shards(folder), state.step)
-            return
         shape = (state.zero_stage, state.precision, state.world)
-        if files is None or shape != (expected.zero_stage, expected.precision, expected.world):
+        needed = (expected.zero_stage, expected.precision, expected.world)
+        if (self._engine.sharded or shares.has_shares(folder)) and shape != needed:
             raise UserError(
                 f"the checkpoint of step {state.step} holds a full fine-tune cut for "
                 f"{state.world} processes, ZeRO-{state.zero_stage}, {state.precision}, and cannot "
                 f"go on with {expected.world}, ZeRO-{expected.zero_stage}, {expected.precision}: "
                 "set compute.gpus back, or change the stage to start it over"
             )
-        files.load(folder)
+        tensors = read_shards(self._own(folder))
+        if not tensors:
+            raise UserError(
+                f"the checkpoint of step {state.step} was written by another version, which this "
+                "one cannot go on from: change the stage to start it over"
+            )
+        self._engine.write_state(tensors, state.step)
 
     def _complete(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"), reverse=True)
@@ -206,11 +219,15 @@ class Checkpoints:
     def _partial(self, step: int) -> Path:
         return self._folder / f".{self._final(step).name}.partial"
 
-    def _begin(self, step: int) -> Path:
-        partial = self._partial(step)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        return partial
+    def _own(self, folder: Path) -> Path:
+        """Where this process's files of a checkpoint lie."""
+        return shares.share_of(folder, self._world.rank) if self._engine.sharded else folder
+
+    def _drop_partial(self) -> None:
+        """Remove what will never be complete."""
+        if self._world.is_first:
+            for leftover in self._folder.glob(".step-*.partial"):
+                shutil.rmtree(leftover)
 
     def _intact(self, folder: Path) -> TrainState | None:
         """The state in a checkpoint, if its files are as its manifest says; a collective."""
@@ -218,19 +235,19 @@ class Checkpoints:
         verdict = _state_if_intact(folder, entries) if self._world.is_first else None
         return gather(self._world, verdict)[0]
 
-    def _hash(self, folder: Path, *, sync: bool = False) -> dict[str, dict[str, Any]]:
-        """Size and hash of every file, each process hashing its share; a collective."""
-        paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    def _hash(self, folder: Path) -> Entries:
+        """Size and hash of every file, of which each process hashes some; a collective."""
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
         mine = {
             path.relative_to(folder).as_posix(): FileEntry(
-                size=path.stat().st_size, sha256=sha256_of(path, sync=sync)
+                size=path.stat().st_size, sha256=sha256_of(path)
             ).to_json()
-            for path in paths[self._world.rank :: self._world.size]
+            for path in shares.to_check(files, self._world)
         }
-        shares = gather(self._world, mine)
-        return {name: entry for share in shares for name, entry in share.items()}
+        hashed = gather(self._world, mine)
+        return {name: entry for part in hashed for name, entry in part.items()}
 
-    def _commit(self, step: int, document: bytes, entries: dict[str, dict[str, Any]]) -> None:
+    def _commit(self, step: int, document: bytes, entries: Entries) -> None:
         partial, final = self._partial(step), self._final(step)
         write_atomically(partial / STATE, document)
         digest = sha256_of(partial / STATE)
@@ -246,42 +263,16 @@ class Checkpoints:
         for old in self._complete()[self._keep :]:
             shutil.rmtree(old)
 
-    @contextmanager
-    def _full_disk_is_the_users(self, step: int) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            full = _is_full(error) or _takes_no_more(self._folder)
-            shutil.rmtree(self._partial(step), ignore_errors=True)
-            if not full:
-                raise
-            raise UserError(
-                f"no space left for a checkpoint in {self._folder}; the last one is intact: "
-                "free some space, or enlarge storage.size"
-            ) from error
+
+def _error_of(writing: Future[None] | None) -> BaseException | None:
+    """Why something could not be written, once that is over."""
+    return writing.exception() if writing else None
 
 
-def _state_if_intact(folder: Path, entries: dict[str, dict[str, Any]]) -> TrainState | None:
+def _state_if_intact(folder: Path, entries: Entries) -> TrainState | None:
     try:
         if json.loads((folder / MANIFEST).read_text()) != entries:
             return None
         return TrainState.model_validate_json((folder / STATE).read_bytes())
     except (OSError, ValueError):  # no manifest, or one cut short
         return None
-
-
-def _is_full(error: BaseException) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, OSError) and error.errno in full
-
-
-def _takes_no_more(folder: Path) -> bool:
-    """Whether a small file cannot be written: torch and safetensors hide why a large one failed."""
-    probe = folder / ".probe"
-    try:
-        probe.write_bytes(bytes(PROBE))
-    except OSError as error:
-        return _is_full(error)
-    finally:
-        probe.unlink(missing_ok=True)
-    return False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -23,33 +22,19 @@ MASTER = "master"
 """The kind of state that holds weights in fp32; every other kind is the optimizer's."""
 
 
-class StateFiles(Protocol):
-    """Training state that only all processes together can save, each in files of its own."""
-
-    def save(self, folder: Path) -> None:
-        """Write the state; a collective."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Put back what `save` wrote; a collective."""
-        ...
-
-
 class Engine(Protocol):
     """A model in training.
 
     Attributes:
         loss: The module that computes the loss.
         device: Where it computes.
+        sharded: Whether every process saves a share of the state, which only as many processes can
+            go on from; otherwise the first saves the whole, for any number.
     """
 
     loss: TargetLoss
     device: torch.device
-
-    @property
-    def files(self) -> StateFiles | None:
-        """How to save the state if it cannot be read as whole tensors."""
-        ...
+    sharded: bool
 
     def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
         """A micro-batch's share of the step's mean loss, to be given to `backward` next.
@@ -78,9 +63,10 @@ class Engine(Protocol):
         ...
 
     def read_state(self) -> dict[str, torch.Tensor]:
-        """The whole state as `<kind>/<parameter>`, good until the next update; a collective.
+        """What this process saves, good until the next update; a collective.
 
-        Only the first process is sure to get it.
+        The whole state as `<kind>/<parameter>`, which only the first process is sure to get, or
+        its share under names of the engine's own.
         """
         ...
 

@@ -133,7 +133,7 @@ class Training:
         if share is None:
             self._save_and_stop()
         with self._stopwatch.phase("checkpoint"):
-            self.checkpoints.before_update()
+            self._stall += self.checkpoints.before_update()
         rate = self._learning_rate(batches.step)
         with self._stopwatch.phase("optimizer"):
             norm = self.engine.update(rate)
@@ -205,7 +205,7 @@ class Training:
         loss, stop, save, norm = handed.results.read()
         validation_loss = handed.validation.read()[0] if handed.validation else None
         if not all(map(math.isfinite, (loss, norm, validation_loss or 0.0))):
-            self.checkpoints.close()
+            self.checkpoints.finish()  # what is being written is of a step that was good
             raise NumericalError(self._not_finite(handed, loss, norm))
         # Every process reads the same sums, so all of them stop and save at the same step.
         self._stop_agreed, self._save_agreed = stop > 0, save > 0
@@ -226,7 +226,8 @@ class Training:
 
     def _is_overdue(self) -> bool:
         interval = checkpoint_interval(self.policy.every_seconds, self._stall)
-        return self.clock() - self._saved_time >= interval
+        passed = self.clock() - self._saved_time
+        return passed >= interval and not self.checkpoints.is_writing
 
     def _is_due(self, done: int) -> bool:
         if done == self.plan.steps:

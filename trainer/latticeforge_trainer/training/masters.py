@@ -1,8 +1,8 @@
 """Reads and writes an adapter's fp32 master weights and Adam moments, whole, under ZeRO 1 to 3.
 
 The training state of an adapter, and of what is trained in full beside it, as whole tensors by name
-resumes on any number of processes and under any ZeRO stage, 0 included, which DeepSpeed's own
-sharded checkpoints do not.
+resumes on any number of processes and under any ZeRO stage, 0 included, which the partitions of a
+full fine-tune (`partitions.py`) do not.
 """
 
 from __future__ import annotations

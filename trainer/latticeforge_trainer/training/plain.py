@@ -34,7 +34,7 @@ class PlainEngine:
         UserError: The optimizer does not run here.
     """
 
-    files = None
+    sharded = False
 
     def __init__(
         self, loss: TargetLoss, payload: TrainPayload, *, accumulation: int, processes: int

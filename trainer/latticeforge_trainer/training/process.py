@@ -37,12 +37,14 @@ class World:
     rank: int
     local_rank: int
     size: int
+    local_size: int = 1
+    """Processes on this node."""
 
     @classmethod
     def from_environment(cls) -> World:
         """As torchrun tells its workers; alone without it."""
-        variables = ("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)
-        return cls(*(int(os.environ.get(name, default)) for name, default in variables))
+        variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+        return cls(*(int(os.environ.get(name, default)) for name, default in variables.items()))
 
     @property
     def is_first(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -12,7 +11,7 @@ from torch import nn
 
 from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.models.fused import decoder_layers
-from latticeforge_trainer.training import masters
+from latticeforge_trainer.training import masters, partitions
 from latticeforge_trainer.training.batches import MicroBatch
 from latticeforge_trainer.training.loss import TargetLoss
 from latticeforge_trainer.training.optimizers import (
@@ -20,9 +19,6 @@ from latticeforge_trainer.training.optimizers import (
     parameter_groups,
     set_learning_rate,
 )
-
-TAG = "engine"
-"""The folder of DeepSpeed's files in a checkpoint."""
 
 
 class ShardedEngine:
@@ -52,7 +48,7 @@ class ShardedEngine:
             deepspeed.utils.set_z3_leaf_modules(loss, list(layers))
         self._engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config)
         masters.set_step_count(self._engine, 0)
-        self.files = None if payload.method.is_adapter else DeepSpeedFiles(self._engine)
+        self.sharded = not payload.method.is_adapter
 
     def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
         """A micro-batch's share of the step's mean loss."""
@@ -79,29 +75,15 @@ class ShardedEngine:
         return masters.gathered(parameters)
 
     def read_state(self) -> dict[str, torch.Tensor]:
-        """An adapter's whole state, on the first process's CPU."""
+        """An adapter's whole state, on the first process's CPU; this process's share otherwise."""
+        if self.sharded:
+            return partitions.read_partitions(self._engine)
         return masters.read_masters(self._engine)
 
     def write_state(self, tensors: dict[str, torch.Tensor], step: int) -> None:
         """Put back what `read_state` returned after a step."""
+        if self.sharded:
+            partitions.write_partitions(self._engine, tensors, step)
+            return
         masters.write_masters(self._engine, tensors)
         masters.set_step_count(self._engine, step)
-
-
-class DeepSpeedFiles:
-    """DeepSpeed's own checkpoint files, for as many processes as wrote them.
-
-    Args:
-        engine: DeepSpeed's engine.
-    """
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def save(self, folder: Path) -> None:
-        """Write the state; a collective."""
-        self._engine.save_checkpoint(folder, tag=TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """Put back what `save` wrote; a collective."""
-        self._engine.load_checkpoint(folder, tag=TAG)

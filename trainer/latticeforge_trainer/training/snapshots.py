@@ -103,9 +103,11 @@ class HostBuffers:
 
     Args:
         device: Where they come from.
+        processes: Those of this node that take snapshots at the same time.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, processes: int = 1) -> None:
+        self._processes = processes
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._kept: list[torch.Tensor] = []
 
@@ -128,7 +130,7 @@ class HostBuffers:
     def _groups(self, shards: list[Shard]) -> list[list[Shard]]:
         room = sum(buffer.nbytes for buffer in self._kept)
         # The loaders of coming batches, and whoever else is here, need some as well.
-        room += host_memory_left() // 2
+        room += host_memory_left() // (2 * self._processes)
         return in_buckets(shards, lambda shard: shard.nbytes, room)
 
     def _buffer(self, slot: int, nbytes: int) -> torch.Tensor:

@@ -67,13 +67,16 @@ def _nodes(spec: StackedTrainingSpec, option: Option) -> str:
 def _host(option: Option) -> str:
     if option.pool.spec.host_memory is not None:
         return ""
-    return f"pool {option.pool.name} does not say its hostMemory: nothing is moved there"
+    return (
+        f"pool {option.pool.name} does not say its hostMemory: nothing is moved there, and "
+        "checkpoints are taken to have room there"
+    )
 
 
 def _spot(option: Option) -> str:
     if not option.pool.spec.spot:
         return ""
-    lost = max(timing.between_checkpoints(stage.run) for stage in option.stages)
+    lost = max(timing.may_be_lost(stage) for stage in option.stages)
     return (
         f"spot nodes: the high figure has them taken back every {timing.SPOT_HOURS} h, with up to "
         f"{lost / 60:.0f} minutes of work lost"

@@ -120,7 +120,6 @@ def _disk(request: Request, stages: Sequence[StagePlan]) -> tuple[Term, ...]:
             request.model,
             stage.run.payload,
             packed_tokens=packed * stage.run.payload.sequence_length or stage.data.tokens or 0,
-            sharded=stage.strategy.zero_stage > 0,
             merges=stage.stage in merged,
         )
         terms += [replace(term, name=f"{stage.stage}: {term.name}") for term in own]

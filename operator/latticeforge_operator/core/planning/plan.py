@@ -82,6 +82,8 @@ class StagePlan:
     """Of each GPU."""
     host: tuple[Term, ...]
     """Of each pod."""
+    host_left: int | None
+    """Bytes of each pod's host memory beside that; None: the pool does not say."""
     speed: Speed
     """Of all GPUs together, by the model alone."""
     factor: Factor

@@ -168,6 +168,7 @@ def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
         run=run,
         memory=memory,
         host=host,
+        host_left=None if site.host_bytes is None else site.host_bytes - total(host),
         speed=speed(run, task.data.document_length, memory=memory),
         factor=task.factor,
         data=task.data,

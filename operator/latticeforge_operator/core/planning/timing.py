@@ -19,9 +19,9 @@ from latticeforge_trainer.estimate.duration import (
     merge_seconds,
     result_seconds,
     upload_seconds,
+    writing_seconds,
 )
 from latticeforge_trainer.estimate.linears import adapter_parameters, table_parameters
-from latticeforge_trainer.estimate.training import Run
 
 MILLION = 1_000_000
 
@@ -98,10 +98,11 @@ def _prepare(step: Step, context: Context, first: bool) -> Work:
 def _train(step: Step, context: Context, _first: bool) -> Work:
     stage = context.stages[step.stage.name if step.stage else ""]
     training, loading = _training_seconds(stage, stage.data), loading_seconds(stage.run)
-    aside, stall = loading + result_seconds(stage.run), checkpoint_seconds(stage.run)
+    aside, stall = loading + result_seconds(stage.run), stall_of(stage)
+    interval = interval_of(stage)
 
     def whole(trains: int, sure: float) -> int:
-        return round(trains + sure * (aside + stall * checkpoints_in(trains, stall)))
+        return round(trains + sure * (aside + stall * checkpoints_in(trains, interval)))
 
     seconds = Spread(
         whole(training.low, 1 - ASIDE_ERROR),
@@ -109,10 +110,10 @@ def _train(step: Step, context: Context, _first: bool) -> Work:
         whole(training.high, 1 + ASIDE_ERROR),
     )
     if context.spot:
-        seconds = _taken_back(seconds, loading + between_checkpoints(stage.run))
+        seconds = _taken_back(seconds, loading + may_be_lost(stage))
     parts = [f"{stage.data.tokens:,} tokens at {stage.tokens_per_second:,.0f} tokens/s"]
     parts.append(f"{aside:,.0f} s of loading and saving")
-    if count := checkpoints_in(training.expected, stall) if stall else 0:
+    if count := checkpoints_in(training.expected, interval) if stall else 0:
         parts.append(f"{count} checkpoints that it waits {stall:,.0f} s for")
     return Work(step.name, stage.run.world, seconds, ", ".join(parts))
 
@@ -129,17 +130,27 @@ def _training_seconds(stage: StagePlan, data: StageData) -> Spread[int]:
     )
 
 
-def between_checkpoints(run: Run) -> float:
-    """Seconds of a run that may be lost with its node."""
-    return checkpoint_interval(CHECKPOINT_SECONDS, checkpoint_seconds(run))
+def stall_of(stage: StagePlan) -> float:
+    """Seconds that training stands still for one checkpoint."""
+    return checkpoint_seconds(stage.run, stage.host_left)
 
 
-def checkpoints_in(seconds: float, stall: float) -> int:
+def interval_of(stage: StagePlan) -> float:
+    """Seconds from one checkpoint to the next: at least what writing one takes."""
+    interval = checkpoint_interval(CHECKPOINT_SECONDS, stall_of(stage))
+    return max(interval, writing_seconds(stage.run))
+
+
+def may_be_lost(stage: StagePlan) -> float:
+    """Seconds of a stage that are lost with its node at worst: just before one is complete."""
+    return interval_of(stage) + writing_seconds(stage.run)
+
+
+def checkpoints_in(seconds: float, interval: float) -> int:
     """Checkpoints of so many seconds of training; how long one takes shows with the first."""
     if seconds < CHECKPOINT_SECONDS:
         return 0
-    later = (seconds - CHECKPOINT_SECONDS) // checkpoint_interval(CHECKPOINT_SECONDS, stall)
-    return 1 + int(later)
+    return 1 + int((seconds - CHECKPOINT_SECONDS) // interval)
 
 
 def _taken_back(seconds: Spread[int], loss: float) -> Spread[int]:

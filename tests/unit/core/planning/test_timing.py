@@ -20,9 +20,9 @@ from latticeforge_trainer.contract import (
 )
 from latticeforge_trainer.estimate.constants import RATES
 from latticeforge_trainer.estimate.duration import (
-    checkpoint_seconds,
     loading_seconds,
     result_seconds,
+    writing_seconds,
 )
 from latticeforge_trainer.suites import SUITES
 
@@ -65,29 +65,42 @@ def test_spot_nodes_may_cost_a_checkpoint_and_loading_again() -> None:
     assert spot.high >= stays.high + timing.CHECKPOINT_SECONDS
 
 
-def test_training_waits_for_checkpoints_that_deepspeed_writes() -> None:
+def test_training_waits_for_what_of_a_checkpoint_the_host_has_no_room_for() -> None:
     tokens = StageData(tokens=12_000_000, exact=True)
     request = Request(asked(method="Full"), LARGE, {"one": tokens})
-    sharded = option_of(request, h200(), 8)
-    train, stage = work(sharded, StepKind.TRAIN), sharded.stages[0]
+    roomy = option_of(request, h200(hostMemory="6000Gi"), 8).stages[0]
+    assert timing.stall_of(roomy) == 0
+    option = option_of(request, h200(), 8)
+    train, stage = work(option, StepKind.TRAIN), option.stages[0]
     seconds = tokens.tokens / stage.tokens_per_second if tokens.tokens else 0
-    stall = checkpoint_seconds(stage.run)
-    assert stall == pytest.approx(14 * LARGE.parameters.total / RATES.disk_write)
-    count = timing.checkpoints_in(seconds, stall)
-    assert count == 1  # the next one would be due after ten times as long as the first took
+    stall = timing.stall_of(stage)
+    assert stage.host_left is not None
+    beyond = 12 * LARGE.parameters.total - stage.host_left // 2
+    assert stall == pytest.approx(beyond / RATES.disk_write)
+    count = timing.checkpoints_in(seconds, timing.interval_of(stage))
+    assert count == 1  # the next one would be due after ten times as long as the first held it up
     assert f"{count} checkpoints that it waits {stall:,.0f} s for" in train.why
     aside = loading_seconds(stage.run) + result_seconds(stage.run)
     assert train.seconds.expected == pytest.approx(seconds + aside + count * stall, abs=2)
-    whole = option_of(Request(asked(method="LoRA"), SMALL, {"one": tokens}), h200(), 8)
-    assert checkpoint_seconds(whole.stages[0].run) == 0
+
+
+def test_what_may_be_lost_is_the_time_between_two_and_that_of_writing_one() -> None:
+    small = option_of(Request(asked(method="LoRA"), SMALL, {"one": TOKENS}), h200(), 8).stages[0]
+    writing = writing_seconds(small.run)
+    assert timing.may_be_lost(small) == timing.CHECKPOINT_SECONDS + writing
+    large = option_of(Request(asked(method="Full"), LARGE, {"one": TOKENS}), h200(), 8).stages[0]
+    slow = replace(large, host_left=None)  # it never waits, but writes for longer than ten minutes
+    writing = writing_seconds(large.run)
+    assert writing > timing.CHECKPOINT_SECONDS
+    assert timing.may_be_lost(slow) == 2 * writing
 
 
 @pytest.mark.parametrize(
-    ("seconds", "stall", "count"),
-    [(599, 0, 0), (600, 0, 1), (1800, 0, 3), (1800, 60, 3), (1800, 61, 2), (1800, 1000, 1)],
+    ("seconds", "interval", "count"),
+    [(599, 600, 0), (600, 600, 1), (1800, 600, 3), (1800, 610, 2), (1800, 10_000, 1)],
 )
-def test_checkpoints_that_take_long_are_few(seconds: float, stall: float, count: int) -> None:
-    assert timing.checkpoints_in(seconds, stall) == count
+def test_checkpoints_that_take_long_are_few(seconds: float, interval: float, count: int) -> None:
+    assert timing.checkpoints_in(seconds, interval) == count
 
 
 def test_what_was_measured_sharpens_the_next_prediction() -> None:
