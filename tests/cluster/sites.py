@@ -90,7 +90,7 @@ class OneMachine:
     kubeconfig: Path
     operator_image: str = "none"
     trainer_image: str = "none"
-    patience: float = 300
+    patience: float = 900
 
     def metrics_port(self) -> int:
         """A free one: pods share the loopback."""
