@@ -39,8 +39,9 @@ help: ## List the targets
 quickstart: $(BASE) $(DATA) ## Stack a real model, end to end, on this machine
 	$(BIN)/latticeforge run examples/quickstart.yaml --workdir $(WORKDIR)
 
+# A module's tests go to one process, which makes what they share once; slow modules come first.
 test: $(INSTALLED) $(TOOLS) $(WEIGHTS) ## Run every test that this machine can run
-	$(PYTEST) -n 2 --dist loadgroup
+	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder
 
 quick: $(INSTALLED) ## Run the tests that take seconds
 	$(PYTEST) -m 'not slow'

@@ -34,7 +34,6 @@ from latticeforge_operator.api import API_VERSION
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
-    pytest.mark.xdist_group("cluster"),
 ]
 
 POOL, TEAM = "laptop", "team"

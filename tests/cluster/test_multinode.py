@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.xdist_group("cluster"),
 ]
 
 CAPACITY = NodeCapacity(cpu=4, memory_bytes=2**34, gpus=2)

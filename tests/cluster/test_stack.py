@@ -31,7 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.xdist_group("cluster"),
 ]
 
 Story = Callable[[World], Awaitable[dict[str, Any]]]
