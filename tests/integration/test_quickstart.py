@@ -183,7 +183,7 @@ def test_nothing_outlives_a_killed_run(workdir: Path, start: Callable[[], Run]) 
     run.process.kill()
     run.process.wait()
     gone = psutil.wait_procs(
-        [p for p in psutil.process_iter() if str(workdir) in " ".join(_command(p))], timeout=60
+        [p for p in psutil.process_iter() if str(workdir) in " ".join(_command(p))], timeout=300
     )
     assert gone[1] == []
 
