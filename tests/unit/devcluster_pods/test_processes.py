@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import psutil
 import pytest
 from tests.unit.devcluster_pods.polling import alive, text_of, until
 
+from latticeforge_operator.devcluster.kubelet import processes
 from latticeforge_operator.devcluster.kubelet.processes import (
     RECORD,
     ContainerProcess,
@@ -135,6 +138,20 @@ async def test_killing_the_shim_ends_the_container(tmp_path: Path) -> None:
     async with asyncio.timeout(60):
         assert await process.wait() == Exit(137, 9)
     await until(lambda: not alive(process.pid))
+
+
+async def test_a_kubelet_that_dies_without_having_heard_of_the_start_takes_it_along(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = socket.socketpair()
+    command = ("sh", "-c", "echo $$ > pid; exec sleep 60")
+    with theirs:
+        shim = processes._spawn(launch(tmp_path, *command), theirs.fileno())
+    pid = int(await until(lambda: text_of(tmp_path / "pid")))
+    await until(lambda: bool(select.select([ours], (), (), 0)[0]))
+    ours.close()
+    await until(lambda: not alive(pid))
+    shim.wait(60)
 
 
 async def test_a_sweep_ends_what_was_recorded_and_nothing_else(tmp_path: Path) -> None:

@@ -93,10 +93,18 @@ def _supervise(control: socket.socket, child_ended: socket.socket, child: int) -
         if child_ended in ready:
             child_ended.recv(4096)
         if control in ready:
-            orders = control.recv(4096)
+            orders = _orders(control)
             terminating = True
             listening = bool(orders) and b"K" not in orders
             _signal(child, signal.SIGTERM if listening else signal.SIGKILL)
+
+
+def _orders(control: socket.socket) -> bytes:
+    """What the kubelet has said; nothing: it is dead."""
+    try:
+        return control.recv(4096)
+    except ConnectionError:  # it died before it had read our report
+        return b""
 
 
 def _is_alive(group: int) -> bool:
