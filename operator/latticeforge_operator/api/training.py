@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from latticeforge_operator.api.base import (
+    HUB_REPOSITORY,
     APIModel,
     Currency,
     DecimalString,
@@ -338,7 +339,7 @@ class StackedTrainingSpec(APIModel):
             ),
             rule(
                 "!has(self.ttlAfterFinished) || has(self.storage.claimName) || "
-                "(has(self.publish) && !self.publish.repository.matches('^([.]?/|file:)'))",
+                f"(has(self.publish) && self.publish.repository.matches('^{HUB_REPOSITORY}$'))",
                 UNPUBLISHED,
             ),
         )
