@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.fixtures.training import (
     StepProcess,
     losses,
@@ -18,7 +20,7 @@ from tests.fixtures.training import (
 from torch.nn.utils import parameters_to_vector
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import ExitCode
+from latticeforge_trainer.contract import ExitCode, Method
 from latticeforge_trainer.models.loading import load_model
 
 pytestmark = pytest.mark.slow
@@ -61,6 +63,29 @@ def test_two_processes_train_as_one_and_stop_and_resume_together(
         )
     )
     assert torch.cosine_similarity(one - start, two - start, dim=0) > 0.99
+
+
+def test_an_adapter_is_trained_as_by_one_process(tmp_path: Path, tiny_model: Path) -> None:
+    store = Store(tmp_path)
+    options: dict[str, Any] = {"method": Method.LORA, "learning_rate": 1e-2}
+    alone = train_config(store, tiny_model, strategy={"precision": "bf16"}, **options)
+    cut = {"precision": "bf16", "processes": 2, "zero_stage": 3}
+    together = train_config(store, tiny_model, strategy=cut, **options)
+
+    run(alone, store)
+    run(together, store)
+
+    expected = losses(store, alone.digest)
+    assert losses(store, together.digest) == pytest.approx(expected, rel=5e-3)
+    one, two = (
+        load_file(store.path(config.digest) / "adapter" / "adapter_model.safetensors")
+        for config in (alone, together)
+    )
+    halves = [name for name in one if "lora_B" in name]  # which start at nothing
+    assert any(".layers.0." in name for name in halves)
+    for name in halves:
+        similar = torch.cosine_similarity(one[name].flatten(), two[name].flatten(), dim=0)
+        assert similar > 0.95, name
 
 
 def test_a_workers_error_is_the_launchers(tmp_path: Path, tiny_model: Path) -> None:

@@ -46,6 +46,9 @@ class ShardedEngine:
         if config["zero_optimization"]["stage"] == 3:
             # Blocks read the weights of a whole layer without calling its modules.
             deepspeed.utils.set_z3_leaf_modules(loss, list(layers))
+            # DeepSpeed takes a layer's gradients when its input's gradient is there. Behind a
+            # frozen embedding nobody asks for one, and the first layer's would be taken too early.
+            loss.causal.enable_input_require_grads()
         self._engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config)
         masters.set_step_count(self._engine, 0)
         self.sharded = not payload.method.is_adapter
