@@ -147,6 +147,8 @@ def _apply_liger(model: nn.Module) -> None:
     from liger_kernel.transformers import _apply_liger_kernel_to_instance  # noqa: PLC0415  (Triton)
 
     # The loss is ours: on learned tokens only.
-    _apply_liger_kernel_to_instance(
-        model=causal_of(model), cross_entropy=False, fused_linear_cross_entropy=False
-    )
+    parts = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    # PEFT wraps a parameter, as experts have them, in a module that names it.
+    if any(hasattr(module, "parameter_name") for module in model.modules()):
+        parts["swiglu"] = False  # Liger would put its experts in the wrapper's place
+    _apply_liger_kernel_to_instance(model=causal_of(model), **parts)
