@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.losses:
-        print(compare_losses())
+        compare_losses()
         return
     if options.one:
         result = measure(Run(**json.loads(options.one)))
@@ -354,6 +354,22 @@ def random_linear(meta: Any, method: str, device: Any) -> Any:
     return meta
 
 
+def in_fp32(model: Any) -> None:
+    """The same weights in fp32; those in NF4 as what they stand for."""
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415  (not in the parent)
+    from torch import nn  # noqa: PLC0415  (not in the parent)
+
+    for module in list(model.modules()):
+        base = getattr(module, "base_layer", None)
+        if type(base).__name__ == "Linear4bit":
+            weight = dequantize_4bit(base.weight.data, base.weight.quant_state)
+            whole = nn.Linear(base.in_features, base.out_features, device="meta")
+            whole.weight = nn.Parameter(weight, requires_grad=False)
+            whole.bias = base.bias
+            module.base_layer = whole
+    model.float()
+
+
 def random_tokens(run: Run, device: Any) -> Any:
     """Token ids [micro-batch, sequence]."""
     import torch  # noqa: PLC0415  (not in the parent)
@@ -365,8 +381,18 @@ def random_tokens(run: Run, device: Any) -> Any:
 # --- the stacks ---------------------------------------------------------------------------------
 
 
-def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -> Callable[[], Any]:
-    """A step of this trainer: its own engine, loss and choice of what is computed again."""
+def our_step(
+    run: Run, device: Any, *, fused: bool = True, exact: bool = False, rate: float = 1e-5
+) -> Callable[[], Any]:
+    """A step of this trainer: its own engine, loss and choice of what is computed again.
+
+    Args:
+        run: What to measure.
+        device: Where.
+        fused: Whether by the fast paths; otherwise by transformers' and PEFT's own layers.
+        exact: Whether in fp32, from the same weights.
+        rate: The learning rate.
+    """
     import torch  # noqa: PLC0415  (not in the parent)
 
     from latticeforge_trainer.models.adapters import add_adapter  # noqa: PLC0415  (as above)
@@ -384,6 +410,8 @@ def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -
     model = random_model(run, device)
     if config.payload.lora:
         model = add_adapter(model, config.payload.lora)
+    if exact:
+        in_fp32(model)
     loss = TargetLoss(model)
     engine = PlainEngine(
         loss, config.payload, accumulation=run.accumulation, processes=run.processes
@@ -414,29 +442,34 @@ def our_step(run: Run, device: Any, *, fused: bool = True, rate: float = 1e-5) -
     return step
 
 
-def compare_losses() -> str:
-    """How far the loss of 50 steps is from that of transformers' own layers, in bf16."""
+def compare_losses() -> None:
+    """Print how far 50 losses are from those of transformers' own layers, in bf16 and in fp32.
+
+    In fp32 the same weights are trained without rounding: what both bf16 runs approximate.
+    """
     import torch  # noqa: PLC0415  (not in the parent)
 
-    lines = []
-    for method in ("Full", "LoRA", "QLoRA"):
-        run = Run("losses", "ours", "0.5B", method, 4, "elementwise", 512)
-        fast, plain, again = (
-            torch.tensor(losses_of(run, fused=fused)) for fused in (True, False, False)
-        )
-        lines.append(
-            f"{method:5} plain {plain[0]:.4f} -> {plain[-1]:.4f}; "
-            f"fast differs by at most {(fast - plain).abs().max():.1e}, "
-            f"plain from itself by {(again - plain).abs().max():.1e}"
-        )
-    return "\n".join(lines)
+    for method, rate in (("Full", 1e-5), ("LoRA", 1e-4), ("QLoRA", 1e-4)):
+        run = Run("losses", "ours", "0.5B", method, 4, "elementwise", 512, states="fp32")
+        kinds: list[dict[str, bool]] = [{}, {"fused": False}, {"fused": False}, {"exact": True}]
+        fast, plain, again, exact = (torch.tensor(losses_of(run, rate, **kind)) for kind in kinds)
+        pairs = {
+            "fast from plain": (fast, plain),
+            "plain from itself": (again, plain),
+            "fast from fp32": (fast, exact),
+            "plain from fp32": (plain, exact),
+        }
+        found = [f"{name} {(a - b).abs().max():.1e}" for name, (a, b) in pairs.items()]
+        start = f"{method:5} at {rate:.0e}: fp32 {exact[0]:.4f} -> {exact[-1]:.4f}; at most "
+        print(start + ", ".join(found), flush=True)
 
 
-def losses_of(run: Run, *, fused: bool) -> list[float]:
+def losses_of(run: Run, rate: float, *, fused: bool = True, exact: bool = False) -> list[float]:
     """The losses of 50 steps on one batch, from the same weights each time."""
     import torch  # noqa: PLC0415  (not in the parent)
 
-    step = our_step(run, torch.device("cuda"), fused=fused, rate=1e-4)
+    device = torch.device("cuda")
+    step = our_step(run, device, fused=fused and not exact, exact=exact, rate=rate)
     return torch.stack([step() for _ in range(50)]).tolist()
 
 

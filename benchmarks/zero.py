@@ -1,0 +1,218 @@
+"""The trainer under DeepSpeed's ZeRO stages on several GPUs of one machine, beside the planner.
+
+    python -m benchmarks.zero --processes 2 --output zero.json
+
+Each row is a whole `train` step on random weights and tokens, as the operator's pods run it: loaded
+from safetensors, 12 steps, a checkpoint after the eighth written beside the others, the result
+exported. Speed is the median of the steps after three warm-ups; memory is the first process's peak;
+the stall is how much longer than that median the step behind the checkpoint took, with what training
+waited for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.planner_runs import chip_of
+from benchmarks.trainer import GIB, PEAK_FLOPS, SHAPES, Run, flops_per_token, random_model
+from latticeforge_trainer.artifacts import Store
+from latticeforge_trainer.contract import (
+    LoRASettings,
+    Method,
+    StepKind,
+    Strategy,
+    TrainConfig,
+    TrainPayload,
+    TrainRuntime,
+    digest_of,
+)
+from latticeforge_trainer.estimate.base_model import read_base_model
+from latticeforge_trainer.estimate.memory import gpu_memory
+from latticeforge_trainer.estimate.speed import speed
+from latticeforge_trainer.estimate.training import Run as PlannedRun
+from latticeforge_trainer.models.shards import ShardWriter
+
+WARM_UPS, CHECKPOINT, STEPS = 3, 8, 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row."""
+
+    method: str
+    zero_stage: int
+
+
+CASES = [*(Case(method, stage) for method in ("Full", "LoRA") for stage in (3, 2, 1, 0))]
+
+
+def main() -> None:
+    """Run every case; what one came to is printed and written at once."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shape", default="1.5B", choices=list(SHAPES))
+    parser.add_argument("--processes", type=int, default=max(1, torch.cuda.device_count()))
+    parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--sequence", type=int, default=4096)
+    parser.add_argument("--seconds", type=float, default=600, help="start no case after so long")
+    parser.add_argument("--folder", type=Path, help="where models and checkpoints lie")
+    parser.add_argument("--output", type=Path, help="JSON of every row")
+    options = parser.parse_args()
+    end = time.monotonic() + options.seconds
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        store = Store(Path(folder))
+        write_model(store.root / "base", options.shape)
+        data = write_data(store, options)
+        for case in CASES:
+            if time.monotonic() > end:
+                print(f"{case}: not run, the time is up")
+                continue
+            row = asdict(case) | measure(case, store, data, options)
+            rows.append(row)
+            print(line_of(row), flush=True)
+            if options.output:
+                about = {"shape": options.shape, "processes": options.processes}
+                options.output.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+def write_model(folder: Path, shape: str) -> None:
+    """A model of random weights, in safetensors."""
+    folder.mkdir()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = random_model(Run("", "ours", shape, "Full", 1), device)
+    model.config.architectures = ["Qwen2ForCausalLM"]
+    model.config.save_pretrained(folder)
+    writer = ShardWriter(folder, shard_bytes=2**30)
+    for name, tensor in model.named_parameters():  # a tied head once
+        writer.add(name, tensor.detach().cpu())
+    writer.finish()
+
+
+def write_data(store: Store, options: argparse.Namespace) -> str:
+    """Packed random tokens, one document in each sequence, for all steps; returns their digest."""
+    digest = digest_of("random tokens")
+    rows = STEPS * options.micro_batch * options.processes
+    shape = rows, options.sequence
+    vocabulary = SHAPES[options.shape].vocabulary
+    tokens = np.random.default_rng(0).integers(0, vocabulary, shape, dtype=np.int32)
+    positions = np.broadcast_to(np.arange(options.sequence, dtype=np.int32), shape)
+    with store.create(digest) as staging:
+        np.save(staging.folder / "input_ids.npy", tokens)
+        np.save(staging.folder / "loss_mask.npy", (positions > 0).astype(np.uint8))
+        np.save(staging.folder / "position_ids.npy", positions)
+        np.save(staging.folder / "lengths.npy", np.full(rows, options.sequence, np.int32))
+        staging.seal(StepKind.PREPARE, None)
+    return digest
+
+
+def measure(case: Case, store: Store, data: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a case's `train` step by torchrun, and read what it left."""
+    config = train_config(case, data, options)
+    path = store.root / f"{config.digest[:12]}.json"
+    path.write_text(json.dumps(config.to_json()))
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += [f"--nproc-per-node={options.processes}", "-m", "latticeforge_trainer", "train"]
+    command += ["--config", str(path), "--store", str(store.root)]
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    manifest = store.manifest(config.digest)
+    if done.returncode or manifest is None:
+        return {"error": done.stderr[-3000:]}
+    lines = (store.path(config.digest) / "losses.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    rates = [step["tokens"] / step["seconds"] for step in steps[WARM_UPS:]]
+    seconds = [step["seconds"] + step["secondsByPhase"].get("checkpoint", 0) for step in steps]
+    result = manifest.to_json()["result"]
+    figures = {
+        "gpu": result.get("gpu"),
+        "tokens_per_second": statistics.median(rates),
+        "tokens_per_second_range": [min(rates), max(rates)],
+        "step_seconds": seconds,
+        "stall_seconds": seconds[CHECKPOINT] - statistics.median(seconds[WARM_UPS:]),
+        "first_loss": steps[0]["loss"],
+        "last_loss": steps[-1]["loss"],
+        "whole_seconds": time.monotonic() - started,
+        "torch": torch.__version__,
+    }
+    if result.get("gpu"):
+        run = Run("", "ours", options.shape, case.method, options.micro_batch)
+        per_gpu = figures["tokens_per_second"] / options.processes
+        figures["mfu"] = per_gpu * flops_per_token(run) / PEAK_FLOPS
+        figures["allocated_gib"] = result["peakMemoryAllocatedBytes"] / GIB
+        figures["reserved_gib"] = result["peakMemoryReservedBytes"] / GIB
+        figures["predicted"] = prediction(config, options.shape, result["gpu"])
+    return figures
+
+
+def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainConfig:
+    """The step of a case."""
+    method = Method(case.method)
+    payload = TrainPayload(
+        method=method,
+        learning_rate=1e-5,
+        sequence_length=options.sequence,
+        global_batch_tokens=options.sequence * options.micro_batch * options.processes,
+        lora=LoRASettings(rank=16, alpha=32) if method.is_adapter else None,
+        optimizer_states="fp32",
+    )
+    strategy = Strategy(
+        processes=options.processes,
+        micro_batch=options.micro_batch,
+        zero_stage=case.zero_stage,
+        recompute="elementwise",
+    )
+    runtime = TrainRuntime(
+        base_path="./base", data=data, strategy=strategy, checkpoint_every_steps=CHECKPOINT
+    )
+    return TrainConfig(
+        training="benchmarks/zero",
+        stage="random",
+        digest=digest_of(payload.to_json(), case.method, case.zero_stage),
+        payload=payload,
+        runtime=runtime,
+    )
+
+
+def prediction(config: TrainConfig, shape: str, gpu: str) -> dict[str, float]:
+    """What the planner says of it."""
+    model = read_base_model(SHAPES[shape].config())
+    run = PlannedRun(model, config.payload, config.runtime.strategy, chip_of(gpu))
+    memory = gpu_memory(run)
+    return {
+        "allocated_gib": memory.allocated / GIB,
+        "reserved_gib": memory.reserved / GIB,
+        "tokens_per_second": speed(run).tokens_per_second,
+    }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """What a person watches."""
+    name = f"{row['method']:5} ZeRO-{row['zero_stage']}"
+    if "error" in row:
+        return f"{name}  {row['error']}"
+    low, high = row["tokens_per_second_range"]
+    line = f"{name}  {row['tokens_per_second']:9,.0f} tokens/s [{low:,.0f}, {high:,.0f}]"
+    line += f"  stall {row['stall_seconds']:.2f} s  loss {row['first_loss']:.4f}"
+    line += f" -> {row['last_loss']:.4f}  whole {row['whole_seconds']:.0f} s"
+    if "predicted" in row:
+        said = row["predicted"]
+        line += f"  MFU {row['mfu']:.1%}  {row['allocated_gib']:.1f} / {row['reserved_gib']:.1f}"
+        line += f" GiB, predicted {said['allocated_gib']:.1f} / {said['reserved_gib']:.1f}"
+        line += f", {said['tokens_per_second']:,.0f} tokens/s"
+    return line
+
+
+if __name__ == "__main__":
+    main()
