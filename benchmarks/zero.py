@@ -4,9 +4,8 @@
 
 Each row is a whole `train` step on random weights and tokens, as the operator's pods run it: loaded
 from safetensors, 12 steps, a checkpoint after the eighth written beside the others, the result
-exported. Speed is the median of the steps after three warm-ups; memory is the first process's peak;
-the stall is how much longer than that median the step behind the checkpoint took, with what training
-waited for it.
+exported. Speed is the median of the steps after three warm-ups; memory is the first process's
+peak; the stall is how much longer than that median the step behind the checkpoint took.
 """
 
 from __future__ import annotations
