@@ -22,11 +22,19 @@ from latticeforge_trainer.estimate.constants import FITTED, Constants
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.speed import speed
 
-SPEED_CONSTANTS = (
-    "products", "fp8_products", "attention", "traffic", "small_traffic", "dequantize", "quantize",
-    "int8_update", "launch",
-)  # fmt: skip
-"""What tokens/s are fitted by."""
+KNOWN: dict[str, float] = {
+    "products": 0.71,
+    "fp8_products": 0.733,
+    "attention": 0.44,
+    "attention_ramp": 1000.0,
+    "traffic": 0.8,
+    "small_traffic": 0.55,
+    "dequantize": 0.58,
+    "quantize": 0.4,
+    "int8_update": 0.31,
+    "launch": 3e-3,
+}
+"""What tokens/s are fitted by, as fitted by hand to an earlier session (docs/data/trainer.json)."""
 
 STIFFNESS = 0.02
 """How much a constant's distance from what was known before counts beside a run's error: what few
@@ -108,7 +116,8 @@ def fit(rows: Sequence[Row]) -> Constants:
     outside = fmean(row.get("outside_gib", FITTED.context / GIB) for row in rows)
     constants = replace(FITTED, context=int(outside * GIB))
     constants = replace(constants, fragments=fragments(rows, constants))
-    logs = {name: math.log(getattr(FITTED, name)) for name in SPEED_CONSTANTS}
+    constants = replace(constants, **KNOWN)
+    logs = {name: math.log(known) for name, known in KNOWN.items()}
 
     def badness(trial: Constants) -> float:
         misses = [
@@ -128,7 +137,7 @@ def descend(constants: Constants, badness: Callable[[Constants], float]) -> Cons
         moved = True
         while moved:
             moved = False
-            for name in SPEED_CONSTANTS:
+            for name in KNOWN:
                 for factor in (step, 1 / step):
                     trial = replace(best, **{name: getattr(best, name) * factor})
                     found = badness(trial)
@@ -138,7 +147,7 @@ def descend(constants: Constants, badness: Callable[[Constants], float]) -> Cons
 
 
 def fragments(rows: Sequence[Row], constants: Constants) -> dict[str, float]:
-    """Reserved beyond allocated memory as a share of what comes and goes, by kind of run."""
+    """Reserved beyond allocated memory by the root of what comes and goes, by kind of run."""
     found: dict[str, list[float]] = {}
     for row in rows:
         predicted = gpu_memory(_planned(row), constants=replace(constants, fragments=_UNIT))
@@ -225,7 +234,16 @@ def verdicts(found: Sequence[Comparison]) -> str:
     lines.append(
         f"{right} of {len(found)} verdicts are right; {wrong} said “fits” of a run that did not."
     )
+    aside = sum((c.memory.allocated <= _all_of(c)) == c.ran for c in found)
+    lines.append(
+        f"Without the margin that a plan leaves, by what is allocated alone: {aside} of {len(found)}."
+    )
     return "\n".join(lines)
+
+
+def _all_of(c: Comparison) -> int:
+    """All memory that the driver leaves to torch."""
+    return chip_of(c.row["device"]).memory_bytes - c.memory.context
 
 
 def constants_text(constants: Constants) -> str:

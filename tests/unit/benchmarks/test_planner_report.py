@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks import planner_report
-from benchmarks.planner import OUT_OF_MEMORY, append, read_rows
+from benchmarks.planner import OUT_OF_MEMORY, RAW, append, read_rows
 from benchmarks.planner_report import (
     Comparison,
     compare,
@@ -98,7 +98,8 @@ def verdict(*, fits: bool, ran: bool) -> Comparison:
 def test_a_run_that_was_said_to_fit_and_did_not_is_counted_on_its_own() -> None:
     cases = [(True, True), (False, False), (True, False), (False, True)]
     text = verdicts([verdict(fits=fits, ran=ran) for fits, ran in cases])
-    assert text.endswith("2 of 4 verdicts are right; 1 said “fits” of a run that did not.")
+    assert "2 of 4 verdicts are right; 1 said “fits” of a run that did not.\n" in text
+    assert text.endswith("by what is allocated alone: 2 of 4.")  # it is little: all should run
     assert text.count(OUT_OF_MEMORY) == 2
 
 
@@ -132,6 +133,19 @@ def test_a_report_has_every_run_that_ran_or_had_no_memory(
     assert document["runs"][0]["predicted"]["allocated_gib"] == pytest.approx(
         first["allocated_gib"], rel=0.01
     )
+
+
+def test_the_planner_predicts_what_was_measured() -> None:
+    found = [compare(row, FITTED) for row in read_rows([RAW])]
+    ran = [c for c in found if c.ran]
+    mean, largest = {}, {}
+    for of in ("allocated", "reserved", "tokens_per_second"):
+        mean[of], largest[of] = mean_error(of, ran)
+    assert len(ran) >= 24
+    assert mean["allocated"] < 0.005 > largest["allocated"] / 4
+    assert mean["reserved"] < 0.02 > largest["reserved"] / 6
+    assert mean["tokens_per_second"] < 0.025 > largest["tokens_per_second"] / 8
+    assert not [c.name for c in found if c.memory.fits and not c.ran]
 
 
 def test_too_few_runs_are_no_report(tmp_path: Path) -> None:

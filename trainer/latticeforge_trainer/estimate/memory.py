@@ -11,6 +11,7 @@ and a margin, leave of the chip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -84,12 +85,12 @@ def gpu_memory(run: Run, *, constants: Constants = FITTED) -> Memory:
     peak = max(_moments(run, choice.modes), key=total)
     terms = present(*standing, *peak)
     allocated = total(terms)
-    fragments = constants.fragments["full" if run.is_full else run.base_format] * total(peak)
+    fragments = constants.fragments["full" if run.is_full else run.base_format]
     context = constants.context + (NCCL if run.world > 1 else 0)
     return Memory(
         terms=terms,
         allocated=allocated,
-        reserved=allocated + int(fragments),
+        reserved=allocated + int(fragments * math.sqrt(total(peak) * 2**30)),
         context=context,
         capacity=int(run.chip.memory_bytes * (1 - SAFETY)) - context,
         modes=tuple(choice.modes),

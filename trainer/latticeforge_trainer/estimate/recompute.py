@@ -65,15 +65,23 @@ def margin(memory: int) -> int:
 def bytes_of_head(setup: Setup) -> int:
     """What the head and the loss take: their input and its gradient, logits, and dW if trained.
 
-    Where the head is no whole matrix or its logits are capped, autograd takes the loss piece by
-    piece, and the softmax twice in 32 bits.
+    A piece of logits is there until the next one is; dW is summed in 32 bits, then rounded. Where
+    the head is no whole matrix or its logits are capped, autograd takes the loss piece by piece,
+    and the softmax twice in 32 bits.
     """
     shape, width = setup.model.shape, setup.width
     table = shape.vocabulary * shape.hidden if setup.trains_head else 0
-    logits = min(LOGITS_AT_ONCE, setup.tokens * shape.vocabulary)
+    rows = min(setup.tokens, max(1, LOGITS_AT_ONCE // shape.vocabulary))
+    logits = rows * shape.vocabulary
     hidden = 2 * setup.tokens * shape.hidden * width
     if setup.has_plain_head:
-        return hidden + width * logits + (4 + width) * table
+        following = min(setup.tokens - rows, rows) * shape.vocabulary
+        last = ((setup.tokens - 1) % rows + 1) * shape.vocabulary
+        summed = width * (logits + following) + 4 * table
+        rounded = width * (last + table) + 4 * table
+        added = setup.accumulates and not setup.strategy.zero_stage
+        passed_on = (2 * width + 4) * table if added else 0  # scaled, then in 32 bits
+        return hidden + max(summed, rounded, passed_on)
     return hidden + (width + 8) * logits + width * table
 
 

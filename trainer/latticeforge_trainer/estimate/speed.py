@@ -7,6 +7,7 @@ needs to launch a layer's kernels, which small models wait for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from latticeforge_trainer.estimate.linears import is_fused
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.training import Run
 from latticeforge_trainer.estimate.weights import DEQUANTIZED
+
+WIDE_HEAD = 128
+"""Numbers of a head from which on attention reaches its share of the peak."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,11 @@ def _micro_batch(
     yield Time("products", seconds, f"{passes + 2 * again:.1f} FLOPs per weight and token")
 
     length = min(document_length or run.payload.sequence_length, run.payload.sequence_length)
-    rate = constants.attention if document_length is None else constants.packed_attention
+    share = constants.attention if document_length is None else constants.packed_attention
+    share *= length / (length + constants.attention_ramp)
+    share *= math.sqrt(min(1.0, shape.head_dim / WIDE_HEAD))
     flops = attention_flops(shape, round(length)) / round(length) * tokens * (1 + 2 / 7 * again)
-    yield Time("attention", flops / (rate * chip.peak_flops), f"in documents of {length:,.0f}")
+    yield Time("attention", flops / (share * chip.peak_flops), f"in documents of {length:,.0f}")
 
     inner = _inner(run)
     slower = (constants.pending if kind == "fp8" else 1) * (1 if is_fused(run.model) else 2)
@@ -110,13 +116,14 @@ def _micro_batch(
 def _launching(run: Run, memory: Memory, constants: Constants) -> float:
     """Seconds in which the host launches the kernels of a step.
 
-    Counted in a layer's with adapters: without, there are half as many; a forward is two fifths of
-    them; and AdamW with 8-bit moments goes through parameters one by one, as long as a third.
+    Counted in a layer's with adapters: without, there are fewer, the update included; a forward is
+    two fifths of them; and AdamW with 8-bit moments goes through parameters one by one, as long as
+    a third. Under ZeRO-3 DeepSpeed's hooks gather and release every layer.
     """
-    each = (0.5 if run.is_full else 1) * (1 + 0.4 * _again(memory))
+    each = (0.85 if run.is_full else 1) * (1 + 0.4 * _again(memory))
     update = 1 / 3 if run.payload.optimizer_states == "int8" else 0
-    layers = run.model.shape.layers
-    return constants.launch * layers * (run.micro_batches * each + update)
+    layer = constants.sharded_launch if run.strategy.zero_stage == 3 else constants.launch
+    return layer * run.model.shape.layers * (run.micro_batches * each + update)
 
 
 def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]:
@@ -171,6 +178,10 @@ def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
         moved = 2 * 4 * run.trained * (1 - 1 / run.world)
         seconds = moved / (constants.links * _link(run))
         yield Time("reduction", seconds, f"of {run.trained:,} gradients")
+    if run.is_full and (run.accumulates or run.world > 1):
+        moved = run.trained * (18 * run.micro_batches - 12)
+        seconds = _streamed(run, moved, constants.traffic)
+        yield Time("accumulation", seconds, "of gradients in 32 bits")
     own = run.trained / (run.world if stage else 1)
     if run.strategy.offload is not Offload.NONE and stage:
         seconds = own * run.strategy.processes / constants.host_update + 6 * own / _host(run)
@@ -178,7 +189,7 @@ def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
         return
     small = run.payload.optimizer_states == "int8"
     share = constants.int8_update if small else constants.traffic
-    moved = own * (22 if small else 40)  # gradients' norm and clipping, states, weights
+    moved = own * (22 if small else 50)  # gradients' norm and clipping, states, weights
     yield Time("update", _streamed(run, moved, share), f"of {own:,.0f} parameters")
 
 

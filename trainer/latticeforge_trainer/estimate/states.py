@@ -146,7 +146,8 @@ def _update_buffers(setup: Setup, largest: int) -> int:
     in_32_bits = setup.accumulates or setup.world > 1 or setup.width == 4
     if setup.payload.optimizer_states == "int8" or in_32_bits:
         return summed
-    return 2 * max(min(setup.trained_weights, UPDATE_BUCKET), largest)
+    # A bucket in 32 bits in the place of 16, and the gradient that was made so last as it was.
+    return 2 * max(min(setup.trained_weights, UPDATE_BUCKET), largest) + 2 * largest
 
 
 def _own(setup: Setup) -> int:
