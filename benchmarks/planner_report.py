@@ -22,7 +22,7 @@ from latticeforge_trainer.estimate.constants import FITTED, Constants
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory
 from latticeforge_trainer.estimate.speed import speed
 
-KNOWN: dict[str, float] = {
+KNOWN: dict[str, Any] = {
     "products": 0.71,
     "fp8_products": 0.733,
     "attention": 0.44,
@@ -34,7 +34,7 @@ KNOWN: dict[str, float] = {
     "int8_update": 0.31,
     "launch": 3e-3,
 }
-"""What tokens/s are fitted by, as fitted by hand to an earlier session (docs/data/trainer.json)."""
+"""What tokens/s are fitted by, as they were fitted by hand to earlier runs."""
 
 STIFFNESS = 0.02
 """How much a constant's distance from what was known before counts beside a run's error: what few
@@ -235,9 +235,7 @@ def verdicts(found: Sequence[Comparison]) -> str:
         f"{right} of {len(found)} verdicts are right; {wrong} said “fits” of a run that did not."
     )
     aside = sum((c.memory.allocated <= _all_of(c)) == c.ran for c in found)
-    lines.append(
-        f"Without the margin that a plan leaves, by what is allocated alone: {aside} of {len(found)}."
-    )
+    lines.append(f"Without a plan's margin, by allocated memory alone: {aside} of {len(found)}.")
     return "\n".join(lines)
 
 

@@ -360,7 +360,7 @@ def in_fp32(model: Any) -> None:
     from torch import nn  # noqa: PLC0415  (not in the parent)
 
     for module in list(model.modules()):
-        base = getattr(module, "base_layer", None)
+        base: Any = getattr(module, "base_layer", None)
         if type(base).__name__ == "Linear4bit":
             weight = dequantize_4bit(base.weight.data, base.weight.quant_state)
             whole = nn.Linear(base.in_features, base.out_features, device="meta")

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fixtures.training import StepProcess, losses, run, train_config, write_data
+from tests.fixtures.training import (
+    ADAPTER,
+    StepProcess,
+    losses,
+    run,
+    train_config,
+    write_data,
+)
 
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import ExitCode, LoRASettings, Method, TrainConfig
@@ -185,7 +192,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(store: Store, tiny_model: Path) -
     assert len(losses(store, config.digest)) == STEPS
 
 
-@pytest.mark.parametrize(("zero_stage", "lora"), [(2, LoRASettings(rank=4, alpha=8)), (3, TABLES)])
+@pytest.mark.parametrize(("zero_stage", "lora"), [(2, ADAPTER), (3, ADAPTER), (3, TABLES)])
 def test_an_adapter_resumes_under_another_zero_stage(
     zero_stage: int, lora: LoRASettings, store: Store, tiny_model: Path
 ) -> None:

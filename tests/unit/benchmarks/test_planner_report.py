@@ -99,7 +99,7 @@ def test_a_run_that_was_said_to_fit_and_did_not_is_counted_on_its_own() -> None:
     cases = [(True, True), (False, False), (True, False), (False, True)]
     text = verdicts([verdict(fits=fits, ran=ran) for fits, ran in cases])
     assert "2 of 4 verdicts are right; 1 said “fits” of a run that did not.\n" in text
-    assert text.endswith("by what is allocated alone: 2 of 4.")  # it is little: all should run
+    assert text.endswith("alone: 2 of 4.")  # it is little: all should run
     assert text.count(OUT_OF_MEMORY) == 2
 
 

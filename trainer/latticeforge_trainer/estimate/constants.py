@@ -54,8 +54,8 @@ class Constants:
     int8_update: float = 0.304
     """The same by AdamW with 8-bit moments."""
     pending: float = 1.7
-    """What the gated product costs more where it also adds adapters' products (FP8); from the kernel
-    times of docs/performance.md."""
+    """What the gated product costs more where it also adds adapters' products (FP8); from kernel
+    times in docs/performance.md."""
     launch: float = 4.78e-3
     """Seconds in which the host launches a layer's kernels with adapters, forward and backward."""
     sharded_launch: float = 24.4e-3

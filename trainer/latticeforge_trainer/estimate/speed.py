@@ -179,7 +179,8 @@ def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
         seconds = moved / (constants.links * _link(run))
         yield Time("reduction", seconds, f"of {run.trained:,} gradients")
     if run.is_full and (run.accumulates or run.world > 1):
-        moved = run.trained * (18 * run.micro_batches - 12)
+        summed = run.trained / (run.world if stage > 1 else 1)
+        moved = summed * (18 * run.micro_batches - 12)  # 6 of them to turn 16 bits into 32
         seconds = _streamed(run, moved, constants.traffic)
         yield Time("accumulation", seconds, "of gradients in 32 bits")
     own = run.trained / (run.world if stage else 1)
