@@ -3,9 +3,9 @@
 The layout of a file is decided before anything is copied, so host memory holds the file's body: it
 is written and hashed as it stands, without a second copy and without holding Python's lock.
 
-That memory is page-locked, which is slow to get and fast to copy into. It is taken in small pieces,
-as nothing can be launched on the GPU while the driver locks one, and used again: tensors and files
-lie across the pieces' borders.
+That memory is page-locked, which is slow to get and fast to copy into, and is used again. It is got
+in small pieces, across whose borders tensors and files lie: training stood still while the driver
+locked gigabytes in one call.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PIECE = 256 * 2**20
 REST = 3
 """How long training is left alone after a piece was locked ahead, in times what that took.
 
-Enough for the host to hand the GPU work again that lasts over the next piece; a guess so far.
+It is for the host to hand the GPU work that lasts over the next piece; not measured.
 """
 
 CHUNK = 16 * 2**20
