@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from latticeforge_trainer.contract import Method, TrainPayload
+from latticeforge_trainer.training import snapshots
 from latticeforge_trainer.training.plain import PlainEngine
 from latticeforge_trainer.training.readback import Readback
 from latticeforge_trainer.training.snapshots import (
@@ -81,14 +83,22 @@ def test_a_step_does_not_wait_for_the_gpu(optimizer_states: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer_states", ["fp32", "int8"])
-def test_what_was_saved_goes_on_exactly(optimizer_states: str, tmp_path: Path) -> None:
+def test_what_was_saved_goes_on_exactly(
+    optimizer_states: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "PIECE", 4096)
     inputs = batches(6)
     made, resumed = engine(optimizer_states), engine(optimizer_states)
     for batch in inputs[:3]:
         take_step(made, batch)
-    buffers = HostBuffers(made.device)
+    buffers, shards = HostBuffers(made.device), in_shards(made.read_state())
+    buffers.hold(buffers.needed(shards), threading.Event())
+    held = list(buffers._pieces)
+    assert len(held) > 1
+    assert all(piece.is_pinned() for piece in held)
     buffers.after_current_work()
-    write_shards(in_shards(made.read_state()), tmp_path, buffers, lambda: None)
+    write_shards(shards, tmp_path, buffers, lambda: None)
+    assert len(buffers._pieces) == len(held)
 
     resumed.write_state(read_shards(tmp_path), 3)
 

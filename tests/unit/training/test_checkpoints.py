@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from latticeforge_trainer.errors import UserError
+from latticeforge_trainer.training import snapshots
 from latticeforge_trainer.training.checkpoints import Checkpoints
 from latticeforge_trainer.training.process import World
-from latticeforge_trainer.training.snapshots import Shard
+from latticeforge_trainer.training.snapshots import HostBuffers, Shard
 from latticeforge_trainer.training.state import StepRecord, TrainState
 
 
@@ -23,12 +24,14 @@ class Weights:
 
     device = torch.device("cpu")
     sharded = False
+    reads_in_place = True
 
     def __init__(self) -> None:
         self.weight = torch.zeros(4)
-        self.step = 0
+        self.step = self.reads = 0
 
     def read_state(self) -> dict[str, torch.Tensor]:
+        self.reads += 1
         return {"master/w": self.weight}
 
     def write_state(self, tensors: dict[str, torch.Tensor], step: int) -> None:
@@ -45,7 +48,7 @@ class Gate:
 
     def __call__(self, *arguments: Any) -> Any:
         self.reached.set()
-        assert self._open.wait(10)
+        assert self._open.wait(60)
         return self._behind(*arguments)
 
     def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
@@ -216,3 +219,122 @@ def test_closing_lets_the_last_one_become_complete(
     checkpoints.close()
 
     assert names(tmp_path) == ["step-00000005"]
+
+
+@pytest.fixture
+def page_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is worth to be held ahead, in pieces of a number each."""
+    monkeypatch.setattr(HostBuffers, "is_page_locked", True)
+    monkeypatch.setattr(snapshots, "PIECE", 4)
+
+
+@pytest.fixture
+def locking(page_locked: None, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Stands before the first piece."""
+    gate = Gate(HostBuffers._add_piece)
+    monkeypatch.setattr(HostBuffers, "_add_piece", gate)
+    return gate
+
+
+def pieces(checkpoints: Checkpoints) -> list[int]:
+    """Where the memory that is held lies."""
+    return [piece.data_ptr() for piece in checkpoints._buffers._pieces]
+
+
+@pytest.mark.usefixtures("page_locked")
+def test_the_first_checkpoint_finds_the_memory_that_it_needs(
+    checkpoints: Checkpoints, engine: Weights, tmp_path: Path
+) -> None:
+    checkpoints.prepare()
+    checkpoints._thread.submit(int).result(60)  # the thread is past it
+    held = pieces(checkpoints)
+    assert len(held) == 4
+    assert not checkpoints.is_writing
+
+    for step in (3, 4):
+        checkpoints.prepare()
+        checkpoints.save(state(step))
+    checkpoints.finish()
+    checkpoints.prepare()
+
+    assert engine.reads == 3  # once to prepare
+    assert pieces(checkpoints) == held
+    assert names(tmp_path) == ["step-00000003", "step-00000004"]
+
+
+def test_no_update_waits_while_memory_is_got(checkpoints: Checkpoints, locking: Gate) -> None:
+    checkpoints.prepare()
+    assert locking.reached.wait(60)
+
+    assert checkpoints.before_update() == 0
+
+    assert checkpoints.is_writing
+    locking.open()
+    checkpoints.finish()
+
+
+def test_a_checkpoint_gets_what_memory_is_missing_yet(
+    checkpoints: Checkpoints, engine: Weights, locking: Gate, tmp_path: Path
+) -> None:
+    engine.weight.copy_(torch.arange(4))
+    checkpoints.prepare()
+    assert locking.reached.wait(60)
+    saving = threading.Thread(target=checkpoints.save, args=[state(3)])
+    saving.start()
+    assert checkpoints._hurry.wait(60)
+    assert not pieces(checkpoints)
+
+    locking.open()
+    saving.join(60)
+    checkpoints.finish()
+
+    assert len(pieces(checkpoints)) == 4
+    resumed = Weights()
+    make(tmp_path, resumed).load_latest(state(0))
+    assert resumed.weight.tolist() == [0, 1, 2, 3]
+
+
+def test_closing_waits_for_one_piece_at_most(checkpoints: Checkpoints, locking: Gate) -> None:
+    checkpoints.prepare()
+    assert locking.reached.wait(60)
+    closing = threading.Thread(target=checkpoints.close)
+    closing.start()
+    assert checkpoints._hurry.wait(60)
+
+    locking.open()
+    closing.join(60)
+
+    assert not closing.is_alive()
+    assert len(pieces(checkpoints)) == 1
+
+
+@pytest.mark.usefixtures("page_locked")
+def test_memory_that_is_not_to_be_had_is_said(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostBuffers, "_add_piece", fail(RuntimeError("out of memory")))
+    checkpoints.prepare()
+    checkpoints._thread.submit(int).result(60)  # the thread is past it
+
+    assert checkpoints.failed
+    with pytest.raises(RuntimeError, match="out of memory"):
+        checkpoints.finish()
+
+
+@pytest.mark.parametrize(("locked", "in_place"), [(False, True), (True, False)])
+def test_nothing_is_held_ahead_that_is_cheap_to_get_or_dear_to_ask_for(
+    locked: bool,
+    in_place: bool,
+    checkpoints: Checkpoints,
+    engine: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HostBuffers, "is_page_locked", locked)
+    monkeypatch.setattr(engine, "reads_in_place", in_place)
+    monkeypatch.setattr(engine, "read_state", fail(AssertionError("was read")))
+
+    checkpoints.prepare()
+
+    checkpoints._thread.submit(int).result(60)
+    assert not pieces(checkpoints)
+    assert not checkpoints.is_writing

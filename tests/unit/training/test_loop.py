@@ -84,6 +84,9 @@ class Stage:
             self.stop.raised = True
         return torch.tensor(float("nan") if self._updates == self._nan_at else rate)
 
+    def prepare(self) -> None:
+        self.log.append("prepare")
+
     def save(self, state: TrainState) -> None:
         self.log.append(f"save {state.step}")
         self._writing = state.step
@@ -126,7 +129,7 @@ def training(stage: Any, every_steps: int | None = None, **fields: Any) -> Train
 
 
 def happened(stage: Stage) -> str:
-    return ", ".join(entry for entry in stage.log if entry != "wait")
+    return ", ".join(entry for entry in stage.log if entry not in ("wait", "prepare"))
 
 
 def test_a_step_is_read_after_the_next_was_handed_over() -> None:
@@ -150,6 +153,17 @@ def test_what_is_saved_was_read_before() -> None:
         "update 1, update 2, record 1, record 2, save 2, update 3, update 4, record 3, record 4, "
         "save 4, update 5, update 6, record 5, record 6, finish"
     )
+
+
+def test_checkpoints_are_prepared_for_once_a_step_was_good() -> None:
+    stage, broken = Stage(), Stage(nan_at=1)
+
+    training(stage).run()
+    with pytest.raises(NumericalError):
+        training(broken).run()
+
+    assert stage.log[2:6] == ["wait", "update 2", "prepare", "record 1"]
+    assert "prepare" not in broken.log
 
 
 @pytest.mark.parametrize("bad", [3, 4])

@@ -18,7 +18,7 @@ from latticeforge_trainer.training import checkpoints as module
 from latticeforge_trainer.training import shares
 from latticeforge_trainer.training.checkpoints import Checkpoints
 from latticeforge_trainer.training.process import World
-from latticeforge_trainer.training.snapshots import Shard
+from latticeforge_trainer.training.snapshots import Memory, Shard
 from latticeforge_trainer.training.state import StepRecord, TrainState
 
 SIZE = 2
@@ -28,7 +28,7 @@ class Part:
     """An engine that holds one number of its own."""
 
     device = torch.device("cpu")
-    sharded = True
+    sharded = reads_in_place = True
 
     def __init__(self, value: float) -> None:
         self.value = torch.tensor([value])
@@ -113,8 +113,8 @@ def only_for(rank: int, act: Callable[..., Any]) -> Callable[..., Any]:
     """`Shard.write` that does something else for one process."""
     write = Shard.write
 
-    def instead(shard: Shard, buffer: torch.Tensor, path: Path) -> Any:
-        return (act if path.parent.name == f"share-{rank:05d}" else write)(shard, buffer, path)
+    def instead(shard: Shard, memory: Memory, path: Path) -> Any:
+        return (act if path.parent.name == f"share-{rank:05d}" else write)(shard, memory, path)
 
     return instead
 

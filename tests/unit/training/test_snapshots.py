@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from latticeforge_trainer.artifacts import sha256_of
 from latticeforge_trainer.training import snapshots
 from latticeforge_trainer.training.process import World
 from latticeforge_trainer.training.snapshots import (
+    DTYPES,
     HostBuffers,
     host_memory_left,
     in_shards,
@@ -35,6 +43,11 @@ def state() -> dict[str, torch.Tensor]:
     }
 
 
+def pieces(buffers: HostBuffers) -> list[int]:
+    """Where the memory that is held lies."""
+    return [piece.data_ptr() for piece in buffers._pieces]
+
+
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(
         torch.equal(left[k], right[k]) and left[k].dtype == right[k].dtype for k in left
@@ -50,6 +63,53 @@ def test_one_file_is_plain_safetensors(tmp_path: Path) -> None:
     assert same(load_file(tmp_path / name), tensors)
     assert files[name].sha256 == sha256_of(tmp_path / name)
     assert files[name].size == (tmp_path / name).stat().st_size
+
+
+@st.composite
+def tensors_of_any_bits(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    """Tensors of any type and shape, also none in the order of their memory, also empty ones."""
+    tensors = {}
+    for number in range(draw(st.integers(0, 6))):
+        dtype = draw(st.sampled_from(list(DTYPES)))
+        shape = draw(st.lists(st.integers(0, 5), max_size=3))
+        size = math.prod(shape) * dtype.itemsize
+        bits = torch.tensor(list(draw(st.binary(min_size=size, max_size=size))), dtype=torch.uint8)
+        tensor = bits.view(dtype).view(shape)
+        tensors[f"kind/{number}"] = tensor.mT if len(shape) > 1 and draw(st.booleans()) else tensor
+    return tensors
+
+
+def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
+    """Some are not numbers, and equal to nothing."""
+    return {
+        name: (t.dtype, t.shape, t.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, t in tensors.items()
+    }
+
+
+@given(
+    tensors=tensors_of_any_bits(),
+    piece=st.integers(1, 40),
+    chunk=st.integers(1, 40),
+    file=st.integers(1, 100),
+    memory=st.sampled_from([0, 50, 200, 10**9]),
+)
+def test_borders_of_pieces_and_files_change_no_bit(
+    tensors: dict[str, torch.Tensor], piece: int, chunk: int, file: int, memory: int
+) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for name, value in (("PIECE", piece), ("CHUNK", chunk), ("SHARD_BYTES", file)):
+            patch.setattr(snapshots, name, value)
+        patch.setattr(snapshots, "host_memory_left", lambda: memory)
+        patch.setattr("os.fsync", lambda _: None)
+        buffers = HostBuffers(CPU)
+
+        entries = write_shards(in_shards(tensors), Path(folder), buffers, lambda: None)
+
+        assert bits(read_shards(Path(folder))) == bits(tensors)
+        for name, entry in entries.items():
+            assert entry.sha256 == sha256_of(Path(folder) / name)
+        assert all(0 < len(part) <= piece for part in buffers._pieces)
 
 
 @pytest.mark.parametrize("memory", [0, 300, 10**9])
@@ -78,17 +138,67 @@ def test_shards_are_copied_as_memory_allows(
     assert before < len(shards)
 
 
-def test_buffers_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "SHARD_BYTES", 60)
+    monkeypatch.setattr(snapshots, "PIECE", 32)
     buffers = HostBuffers(CPU)
     write_shards(in_shards(state()), tmp_path, buffers, lambda: None)
-    first = [buffer.data_ptr() for buffer in buffers._kept]
+    first = pieces(buffers)
+    assert len(first) == -(-sum(tensor.nbytes for tensor in state().values()) // 32)
     tensors = {key: tensor + 1 for key, tensor in state().items()}
 
     write_shards(in_shards(tensors), tmp_path, buffers, lambda: None)
 
-    assert [buffer.data_ptr() for buffer in buffers._kept] == first
+    assert pieces(buffers) == first
     assert same(read_shards(tmp_path), tensors)
+
+
+@pytest.mark.parametrize("memory", [0, 300, 10**9])
+def test_what_is_held_ahead_is_what_copies_take(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SHARD_BYTES", 60)
+    monkeypatch.setattr(snapshots, "PIECE", 32)
+    buffers, shards = HostBuffers(CPU), in_shards(state())
+    monkeypatch.setattr(snapshots, "host_memory_left", lambda: memory - 2 * buffers._held)
+    groups = buffers._groups(shards)
+
+    buffers.hold(buffers.needed(shards), threading.Event())
+
+    held = pieces(buffers)
+    assert buffers._held == max(sum(shard.nbytes for shard in group) for group in groups)
+    assert buffers._groups(shards) == groups
+    write_shards(shards, tmp_path, buffers, lambda: None)
+    assert pieces(buffers) == held
+
+
+class Resting(threading.Event):
+    """An event that writes down what is waited for, and comes after some waits."""
+
+    def __init__(self, comes_after: int) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+        self._comes_after = comes_after
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        if len(self.waits) == self._comes_after:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.parametrize(("comes_after", "held"), [(9, [4, 4, 2]), (2, [4, 4])])
+def test_training_gets_its_turn_between_two_pieces_until_there_is_no_time(
+    comes_after: int, held: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "PIECE", 4)
+    monkeypatch.setattr(snapshots, "time", SimpleNamespace(monotonic=count().__next__))
+    buffers, hurry = HostBuffers(CPU), Resting(comes_after)
+
+    buffers.hold(10, hurry)
+
+    assert [len(piece) for piece in buffers._pieces] == held
+    assert hurry.waits == [snapshots.REST] * len(held)  # each took a second
 
 
 def test_processes_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,9 @@ READING = 256 * 2**20
 SHARD = 4 * GIB
 """What is collected before it is written: of a model, and of training state."""
 
+SNAPSHOT_PIECE = 256 * 2**20
+"""What is page-locked at a time for training state."""
+
 
 def host_memory(run: Run, memory: Memory | None = None) -> tuple[Term, ...]:
     """What the pod of a train step needs, all its processes together.
@@ -63,14 +66,15 @@ def _offloaded(run: Run) -> tuple[Term, ...]:
     if strategy.offload is Offload.NONE or not strategy.zero_stage:
         return ()
     own = -(-run.trained // run.world)
-    pieces = _page_locked_pieces(own) if strategy.zero_stage == 3 else _page_locked(4 * own)
-    weights = strategy.offload is Offload.ALL and strategy.zero_stage == 3
+    zero3 = strategy.zero_stage == 3
+    masters = _page_locked_in(4 * SUB_GROUP, 4 * own) if zero3 else _page_locked(4 * own)
+    weights = strategy.offload is Offload.ALL and zero3
     stored = run.width * -(-run.model.parameters.total // run.world)
-    others = _page_locked(run.width * own) if strategy.zero_stage < 3 else _page_locked(4 * own)
+    others = _page_locked(4 * own if zero3 else run.width * own)
     return present(
-        Term("32-bit weights", processes * pieces, f"{processes} x {own:,} x 4 B, page-locked"),
+        Term("32-bit weights", processes * masters, f"{processes} x {own:,} x 4 B, page-locked"),
         Term("moments", processes * 8 * own, f"{processes} x {own:,} x 8 B"),
-        Term("gradients", processes * (pieces + others), "in 32 bits, and on their way"),
+        Term("gradients", processes * (masters + others), "in 32 bits, and on their way"),
         Term(
             "16-bit weights",
             processes * _page_locked(stored) if weights else 0,
@@ -84,23 +88,23 @@ def _page_locked(size: int) -> int:
     return 1 << max(0, size - 1).bit_length() if size else 0
 
 
-def _page_locked_pieces(count: int) -> int:
-    """Numbers in 32 bits, each of ZeRO-3's sub-groups on its own."""
-    whole, rest = divmod(count, SUB_GROUP)
-    return whole * _page_locked(4 * SUB_GROUP) + _page_locked(4 * rest)
+def _page_locked_in(piece: int, size: int) -> int:
+    """What torch takes for page-locked memory in pieces, of which the last may be smaller."""
+    whole, rest = divmod(size, piece)
+    return whole * _page_locked(piece) + _page_locked(rest)
 
 
 def _snapshot(run: Run) -> int:
     """Training state is copied here by files of at most `SHARD`, or of one whole tensor."""
     if run.strategy.zero_stage and run.is_full:  # every process copies its own part, in pieces
         own = -(-state_bytes(run.payload, run.trained) // run.world)
-        return run.strategy.processes * _page_locked(min(SHARD, own))
+        return run.strategy.processes * _page_locked_in(SNAPSHOT_PIECE, min(SHARD, own))
     each = 12 if run.payload.optimizer_states == "fp32" else 6
     largest = 4 * _largest(run.model) if run.is_full else 0
     if run.trained_tables:
         largest = max(largest, 4 * run.model.shape.vocabulary * run.model.shape.hidden)
     gathered = each * run.trained if run.strategy.zero_stage else 0  # as DeepSpeed gives it
-    return _page_locked(max(largest, min(SHARD, each * run.trained))) + gathered
+    return _page_locked_in(SNAPSHOT_PIECE, max(largest, min(SHARD, each * run.trained))) + gathered
 
 
 def _largest(model: BaseModel) -> int:

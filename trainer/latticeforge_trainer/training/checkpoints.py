@@ -12,7 +12,8 @@ before anything is loaded.
 
 A thread of each process that has something to write does so: training waits until it is copied,
 and that only before the next update changes it. The first process's thread waits for the shares of
-the others, and makes the checkpoint complete.
+the others, and makes the checkpoint complete. Before the first checkpoint, the threads get the host
+memory for it.
 """
 
 from __future__ import annotations
@@ -72,9 +73,21 @@ class Checkpoints:
         self._buffers = HostBuffers(engine.device, world.local_size if engine.sharded else 1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._copied, self._given_up = threading.Event(), threading.Event()
+        self._copied, self._given_up, self._hurry = (threading.Event() for _ in range(3))
+        self._copied.set()  # there is nothing to copy yet
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_partial()
+
+    def prepare(self) -> None:
+        """Begin to get host memory for the first checkpoint, once; after a step that was good.
+
+        What comes of it is told like what comes of writing: `is_writing`, `failed`, `finish`.
+        """
+        if self._hurry.is_set() or self._writing is not None:
+            return  # the first one is under way, or this is
+        if self._writes and self._engine.reads_in_place and self._buffers.is_page_locked:
+            needed = self._buffers.needed(in_shards(self._engine.read_state()))
+            self._writing = self._thread.submit(self._buffers.hold, needed, self._hurry)
 
     def save(self, state: TrainState) -> None:
         """Begin a checkpoint, after the one before it is complete; a collective.
@@ -92,12 +105,15 @@ class Checkpoints:
 
     @property
     def is_writing(self) -> bool:
-        """Whether one is not complete yet; on the first process, of any process's share."""
+        """Whether one is not complete yet, or the first still prepared for.
+
+        On the first process, of any process's share.
+        """
         return self._writing is not None and not self._writing.done()
 
     @property
     def failed(self) -> bool:
-        """Whether this process could not write one, which `finish` will say to all."""
+        """Whether this process could not write or prepare one, which `finish` will say to all."""
         writing = self._writing
         return writing is not None and writing.done() and writing.exception() is not None
 
@@ -107,7 +123,7 @@ class Checkpoints:
         Returns:
             Seconds that it took.
         """
-        if self._writing is None or self._copied.is_set():
+        if self._copied.is_set():
             return 0.0
         started = time.monotonic()
         self._copied.wait()
@@ -121,6 +137,7 @@ class Checkpoints:
         Raises:
             UserError: The disk is full; earlier checkpoints are as they were.
         """
+        self._hurry.set()
         writing, self._writing = self._writing, None
         # The first process waits for shares, of which one may never come.
         failures = gather(self._world, None if self._world.is_first else _error_of(writing))
@@ -139,6 +156,7 @@ class Checkpoints:
         Shares that are not there by now will not come: other processes may have ended.
         """
         self._given_up.set()
+        self._hurry.set()
         self._thread.shutdown()
 
     def load_latest(self, expected: TrainState) -> TrainState:

@@ -30,11 +30,14 @@ class Engine(Protocol):
         device: Where it computes.
         sharded: Whether every process saves a share of the state, which only as many processes can
             go on from; otherwise the first saves the whole, for any number.
+        reads_in_place: Whether `read_state` shares the state's memory, and so costs next to
+            nothing; otherwise it gathers a copy on the first process's CPU.
     """
 
     loss: TargetLoss
     device: torch.device
     sharded: bool
+    reads_in_place: bool
 
     def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
         """A micro-batch's share of the step's mean loss, to be given to `backward` next.

@@ -221,6 +221,7 @@ class Training:
             seconds_by_phase=handed.times.by_phase(),
         )
         self.state.history.append(record)
+        self.checkpoints.prepare()  # the step was good, so the optimizer's states are there
         for hook in self.hooks:
             hook.step_done(record, self.checkpoints.committed)
 

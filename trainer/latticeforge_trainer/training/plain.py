@@ -35,6 +35,7 @@ class PlainEngine:
     """
 
     sharded = False
+    reads_in_place = True
 
     def __init__(
         self, loss: TargetLoss, payload: TrainPayload, *, accumulation: int, processes: int

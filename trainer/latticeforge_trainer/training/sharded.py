@@ -51,7 +51,7 @@ class ShardedEngine:
             loss.causal.enable_input_require_grads()
         self._engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config)
         masters.set_step_count(self._engine, 0)
-        self.sharded = not payload.method.is_adapter
+        self.sharded = self.reads_in_place = not payload.method.is_adapter
 
     def forward(self, batch: MicroBatch, denominator: int) -> torch.Tensor:
         """A micro-batch's share of the step's mean loss."""

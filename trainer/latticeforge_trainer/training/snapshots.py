@@ -1,8 +1,11 @@
 """Copies training state to the host and writes it as safetensors, while training goes on.
 
-The layout of a file is decided before anything is copied, so a host buffer is the file's body: it
-is written and hashed in pieces as it stands, without a second copy and without holding Python's
-lock. Buffers are page-locked, which is slow to get and fast to copy into, and are used again.
+The layout of a file is decided before anything is copied, so host memory holds the file's body: it
+is written and hashed as it stands, without a second copy and without holding Python's lock.
+
+That memory is page-locked, which is slow to get and fast to copy into, and is used again. It is got
+in small pieces, across whose borders tensors and files lie: training stood still while the driver
+locked gigabytes in one call.
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +33,22 @@ FILES = "training-state"
 CGROUP = Path("/sys/fs/cgroup")
 
 SHARD_BYTES = 4 * 2**30
-"""Size of a file: page-locked buffers come in powers of two."""
+"""Size of a file."""
 
-PIECE = 16 * 2**20
+PIECE = 256 * 2**20
+"""Bytes that are page-locked at a time; torch rounds up to a power of two."""
+
+REST = 3
+"""How long training is left alone after a piece was locked ahead, in times what that took.
+
+It is for the host to hand the GPU work that lasts over the next piece; not measured.
+"""
+
+CHUNK = 16 * 2**20
 """Bytes written and hashed at a time."""
+
+Memory = list[torch.Tensor]
+"""Bytes on the host, one after another in the parts of pieces that they lie in."""
 
 DTYPES = {
     torch.float32: "F32",
@@ -69,24 +87,28 @@ class Shard:
             }
             self.nbytes = end
 
-    def copy_to(self, buffer: torch.Tensor) -> None:
-        """Start copying the tensors into a buffer of bytes on the host."""
+    def copy_to(self, memory: Memory) -> None:
+        """Start copying the tensors into `nbytes` bytes on the host."""
         for tensor, start in self._tensors:
-            part = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            part.copy_(tensor, non_blocking=True)
+            parts = _span(memory, start, tensor.nbytes)
+            # One that is not contiguous is put in order where it is, as `copy_` would do itself.
+            source = tensor.contiguous().flatten().view(torch.uint8)
+            pieces = torch.split(source, [len(part) for part in parts])
+            for part, piece in zip(parts, pieces, strict=True):
+                part.copy_(piece, non_blocking=True)
 
-    def write(self, buffer: torch.Tensor, path: Path) -> FileEntry:
-        """Write a filled buffer as the file, and make it reach the disk."""
+    def write(self, memory: Memory, path: Path) -> FileEntry:
+        """Write the bytes that were copied as the file, and make it reach the disk."""
         header = json.dumps(self._layout).encode()
         header += b" " * (-len(header) % 8)
-        body: memoryview = buffer.numpy()[: self.nbytes].data
-        pieces: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
-        pieces += [body[at : at + PIECE] for at in range(0, self.nbytes, PIECE)]
+        chunks: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
+        for part in memory:
+            chunks += [chunk.numpy().data for chunk in torch.split(part, CHUNK)]
         digest = hashlib.sha256()
         with path.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-                digest.update(piece)
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
             file.flush()
             os.fsync(file.fileno())
         return FileEntry(size=8 + len(header) + self.nbytes, sha256=digest.hexdigest())
@@ -109,37 +131,84 @@ class HostBuffers:
     def __init__(self, device: torch.device, processes: int = 1) -> None:
         self._processes = processes
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._kept: list[torch.Tensor] = []
+        self._pieces: list[torch.Tensor] = []
+
+    @property
+    def is_page_locked(self) -> bool:
+        """Whether memory is slow to get, and so worth holding ahead."""
+        return self._stream is not None
 
     def after_current_work(self) -> None:
         """Let copies start when the current stream is done with what it has been given so far."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())
 
-    def copies(self, shards: list[Shard]) -> Iterator[list[tuple[Shard, torch.Tensor]]]:
+    def needed(self, shards: list[Shard]) -> int:
+        """Bytes that copying shards would take, of which some may be held already."""
+        return max(map(_nbytes, self._groups(shards)), default=0)
+
+    def hold(self, nbytes: int, hurry: threading.Event) -> None:
+        """Get bytes before they are needed, and let training launch its kernels in between.
+
+        Args:
+            nbytes: How many to hold in all.
+            hurry: Ends it after the piece that is being locked; the next copies get the rest.
+        """
+        while self._held < nbytes and not hurry.is_set():
+            started = time.monotonic()
+            self._add_piece(nbytes)
+            hurry.wait(REST * (time.monotonic() - started))
+
+    def copies(self, shards: list[Shard]) -> Iterator[list[tuple[Shard, Memory]]]:
         """Shards with their bytes on the host, in groups; a group's bytes last until the next."""
         for group in self._groups(shards):
-            held = [self._buffer(slot, shard.nbytes) for slot, shard in enumerate(group)]
+            copies = list(zip(group, self._memory(group), strict=True))
             with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-                for shard, buffer in zip(group, held, strict=True):
-                    shard.copy_to(buffer)
+                for shard, memory in copies:
+                    shard.copy_to(memory)
             if self._stream is not None:
                 self._stream.synchronize()
-            yield list(zip(group, held, strict=True))
+            yield copies
 
     def _groups(self, shards: list[Shard]) -> list[list[Shard]]:
-        room = sum(buffer.nbytes for buffer in self._kept)
         # The loaders of coming batches, and whoever else is here, need some as well.
-        room += host_memory_left() // (2 * self._processes)
+        room = self._held + host_memory_left() // (2 * self._processes)
         return in_buckets(shards, lambda shard: shard.nbytes, room)
 
-    def _buffer(self, slot: int, nbytes: int) -> torch.Tensor:
-        if slot == len(self._kept):
-            self._kept.append(torch.empty(0, dtype=torch.uint8))
-        if self._kept[slot].nbytes < nbytes:
-            pinned = self._stream is not None
-            self._kept[slot] = torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
-        return self._kept[slot]
+    def _memory(self, group: list[Shard]) -> list[Memory]:
+        """Room for each shard of a group, one behind the other."""
+        nbytes = _nbytes(group)
+        while self._held < nbytes:
+            self._add_piece(nbytes)
+        ends = accumulate(shard.nbytes for shard in group)
+        return [
+            _span(self._pieces, end - shard.nbytes, shard.nbytes)
+            for shard, end in zip(group, ends, strict=True)
+        ]
+
+    @property
+    def _held(self) -> int:
+        return sum(map(len, self._pieces))
+
+    def _add_piece(self, nbytes: int) -> None:
+        """Hold more, up to some bytes in all."""
+        size, pinned = min(PIECE, nbytes - self._held), self._stream is not None
+        self._pieces.append(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
+
+
+def _nbytes(shards: list[Shard]) -> int:
+    return sum(shard.nbytes for shard in shards)
+
+
+def _span(memory: Memory, start: int, size: int) -> Memory:
+    """The `size` bytes from `start` on."""
+    parts = []
+    for piece in memory:
+        part = piece[start : start + size]
+        start, size = max(0, start - len(piece)), size - len(part)
+        if len(part):
+            parts.append(part)
+    return parts
 
 
 def write_shards(
@@ -162,9 +231,9 @@ def write_shards(
         left -= len(group)
         if not left:
             copied()
-        for shard, buffer in group:
+        for shard, memory in group:
             name = f"{FILES}-{len(entries) + 1:05d}.safetensors"
-            entries[name] = shard.write(buffer, folder / name)
+            entries[name] = shard.write(memory, folder / name)
     return entries
 
 
