@@ -1,11 +1,14 @@
 """The trainer under DeepSpeed's ZeRO stages on several GPUs of one machine, beside the planner.
 
     python -m benchmarks.zero --processes 2 --output zero.json
+    python -m benchmarks.zero --processes 2 --checkpoint 150 --steps 160
 
 Each row is a whole `train` step on random weights and tokens, as the operator's pods run it: loaded
 from safetensors, 12 steps, a checkpoint after the eighth written beside the others, the result
-exported. Speed is the median of the steps after three warm-ups; memory is the first process's
-peak; the stall is how much longer than that median the step behind the checkpoint took.
+exported. Host memory for checkpoints is locked beside the first steps, for a minute or so: the
+second command shows what a checkpoint after that costs. Speed is the median of the steps after
+three warm-ups; memory is the first process's peak; the stall is how much longer than that median
+the step behind the checkpoint took.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from latticeforge_trainer.estimate.speed import speed
 from latticeforge_trainer.estimate.training import Run as PlannedRun
 from latticeforge_trainer.models.shards import ShardWriter
 
-WARM_UPS, CHECKPOINT, STEPS = 3, 8, 12
+WARM_UPS = 3
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, torch.cuda.device_count()))
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--checkpoint", type=int, default=8, help="after so many steps")
     parser.add_argument("--seconds", type=float, default=600, help="start no case after so long")
     parser.add_argument("--folder", type=Path, help="where models and checkpoints lie")
     parser.add_argument("--output", type=Path, help="JSON of every row")
     options = parser.parse_args()
+    if options.checkpoint >= options.steps:
+        parser.error("a checkpoint's stall shows in the step behind it: --steps after --checkpoint")
     end = time.monotonic() + options.seconds
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -102,7 +109,7 @@ def write_model(folder: Path, shape: str) -> None:
 def write_data(store: Store, options: argparse.Namespace) -> str:
     """Packed random tokens, one document in each sequence, for all steps; returns their digest."""
     digest = digest_of("random tokens")
-    rows = STEPS * options.micro_batch * options.processes
+    rows = options.steps * options.micro_batch * options.processes
     shape = rows, options.sequence
     vocabulary = SHAPES[options.shape].vocabulary
     tokens = np.random.default_rng(0).integers(0, vocabulary, shape, dtype=np.int32)
@@ -139,7 +146,7 @@ def measure(case: Case, store: Store, data: str, options: argparse.Namespace) ->
         "tokens_per_second": statistics.median(rates),
         "tokens_per_second_range": [min(rates), max(rates)],
         "step_seconds": seconds,
-        "stall_seconds": seconds[CHECKPOINT] - statistics.median(seconds[WARM_UPS:]),
+        "stall_seconds": seconds[options.checkpoint] - statistics.median(seconds[WARM_UPS:]),
         "first_loss": steps[0]["loss"],
         "last_loss": steps[-1]["loss"],
         "whole_seconds": time.monotonic() - started,
@@ -173,7 +180,7 @@ def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainCon
         recompute="elementwise",
     )
     runtime = TrainRuntime(
-        base_path="./base", data=data, strategy=strategy, checkpoint_every_steps=CHECKPOINT
+        base_path="./base", data=data, strategy=strategy, checkpoint_every_steps=options.checkpoint
     )
     return TrainConfig(
         training="benchmarks/zero",
