@@ -15,7 +15,7 @@ import torch
 from latticeforge_trainer.artifacts import Store
 from latticeforge_trainer.contract import StepKind, TrainConfig, TrainResult
 from latticeforge_trainer.data.packed import PackedData
-from latticeforge_trainer.errors import OutOfMemory, UserError
+from latticeforge_trainer.errors import Interrupted, OutOfMemory, UserError
 from latticeforge_trainer.models.fused import fuse
 from latticeforge_trainer.models.loading import ADAPTER_FOLDER, MODEL_FOLDER
 from latticeforge_trainer.models.streaming import Report
@@ -35,7 +35,13 @@ from latticeforge_trainer.training.meters import (
 )
 from latticeforge_trainer.training.neftune import add_noise
 from latticeforge_trainer.training.plain import PlainEngine
-from latticeforge_trainer.training.process import StopSignal, World, barrier, join_world
+from latticeforge_trainer.training.process import (
+    StopSignal,
+    World,
+    barrier,
+    join_world,
+    leave_world,
+)
 from latticeforge_trainer.training.recompute import choose_recompute, unpack_spare
 from latticeforge_trainer.training.start import starting_folder, starting_model
 from latticeforge_trainer.training.state import LossLog, TrainState
@@ -91,9 +97,15 @@ def train(config: TrainConfig, store: Store, reporter: Reporter) -> TrainResult:
                 LossHistory(LossLog(losses, state.history)),
                 ProgressMeter(reporter, plan.steps, yardstick),
             ]
-        training.run()
+        try:
+            training.run()
+        except Interrupted:  # all processes are, together
+            leave_world()
+            raise
         reporter.update("writing the result", 1.0)
-        return seal(config, store, engine, stage_result(state.history, yardstick), world)
+        result = seal(config, store, engine, stage_result(state.history, yardstick), world)
+        leave_world()
+        return result
 
 
 def open_data(config: TrainConfig, store: Store) -> PackedData:

@@ -121,6 +121,18 @@ def join_world(world: World, *, deepspeed: bool) -> torch.device:
     return torch.device("cuda", world.local_rank) if cuda else torch.device("cpu")
 
 
+def leave_world() -> None:
+    """End torch's process group, when all processes are done; a collective.
+
+    Left to the interpreter's end, its threads may outlive what they use: one process in some 70
+    that had finished ended with "terminate called" and exit code -6.
+    """
+    from torch import distributed  # noqa: PLC0415  (after settle_environment)
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _join_deepspeed(world: World, backend: str) -> None:
     import deepspeed  # noqa: PLC0415  (which ZeRO 0 does without)
 
