@@ -76,9 +76,8 @@ def bytes_of_head(setup: Setup) -> int:
     hidden = 2 * setup.tokens * shape.hidden * width
     if setup.has_plain_head:
         following = min(setup.tokens - rows, rows) * shape.vocabulary
-        last = ((setup.tokens - 1) % rows + 1) * shape.vocabulary
         summed = width * (logits + following) + 4 * table
-        rounded = width * (last + table) + 4 * table
+        rounded = width * (logits + table) + 4 * table  # the last piece may be as large as any
         added = setup.accumulates and not setup.strategy.zero_stage
         passed_on = (2 * width + 4) * table if added else 0  # scaled, then in 32 bits
         return hidden + max(summed, rounded, passed_on)
