@@ -45,6 +45,7 @@ from latticeforge_trainer.estimate.memory import gpu_memory
 from latticeforge_trainer.estimate.speed import speed
 from latticeforge_trainer.estimate.training import Run as PlannedRun
 from latticeforge_trainer.models.shards import ShardWriter
+from latticeforge_trainer.training.state import read_losses
 
 WARM_UPS = 3
 
@@ -136,8 +137,7 @@ def measure(case: Case, store: Store, data: str, options: argparse.Namespace) ->
     manifest = store.manifest(config.digest)
     if done.returncode or manifest is None:
         return {"error": done.stderr[-3000:]}
-    lines = (store.path(config.digest) / "losses.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines]
+    steps = read_losses(store.path(config.digest) / "losses.jsonl")
     rates = [step["tokens"] / step["seconds"] for step in steps[WARM_UPS:]]
     seconds = [step["seconds"] + step["secondsByPhase"].get("checkpoint", 0) for step in steps]
     result = manifest.to_json()["result"]
