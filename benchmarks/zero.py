@@ -1,14 +1,13 @@
 """The trainer under DeepSpeed's ZeRO stages on several GPUs of one machine, beside the planner.
 
     python -m benchmarks.zero --processes 2 --output zero.json
-    python -m benchmarks.zero --processes 2 --checkpoint 150 --steps 160
+    python -m benchmarks.zero --shape 7.6B --cases Full-3,LoRA-2 --checkpoint 0
 
 Each row is a whole `train` step on random weights and tokens, as the operator's pods run it: loaded
-from safetensors, 12 steps, a checkpoint after the eighth written beside the others, the result
-exported. Host memory for checkpoints is locked beside the first steps, for a minute or so: the
-second command shows what a checkpoint after that costs. Speed is the median of the steps after
-three warm-ups; memory is the first process's peak; the stall is how much longer than that median
-the step behind the checkpoint took.
+from safetensors, 20 steps, a checkpoint after the 14th written beside the others, the result
+exported. Host memory for the checkpoint is locked beside the first steps. Speed is the median of
+the steps after three warm-ups; memory is the first process's peak; the stall is how much longer
+than that median the step behind the checkpoint took.
 """
 
 from __future__ import annotations
@@ -61,6 +60,15 @@ class Case:
 CASES = [*(Case(method, stage) for method in ("Full", "LoRA") for stage in (3, 2, 1, 0))]
 
 
+def cases(names: str) -> list[Case]:
+    """Rows as the command line names them, such as `Full-3,LoRA-0`."""
+    named = {f"{case.method}-{case.zero_stage}": case for case in CASES}
+    try:
+        return [named[name] for name in names.split(",")]
+    except KeyError as missing:
+        raise argparse.ArgumentTypeError(f"no {missing}: one of {', '.join(named)}") from None
+
+
 def main() -> None:
     """Run every case; what one came to is printed and written at once."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -68,8 +76,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, torch.cuda.device_count()))
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--checkpoint", type=int, default=8, help="after so many steps")
+    parser.add_argument("--cases", type=cases, default=CASES, help="such as Full-3,LoRA-0")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--checkpoint", type=int, default=14, help="after so many steps; 0: none")
     parser.add_argument("--seconds", type=float, default=600, help="start no case after so long")
     parser.add_argument("--folder", type=Path, help="where models and checkpoints lie")
     parser.add_argument("--output", type=Path, help="JSON of every row")
@@ -82,7 +91,7 @@ def main() -> None:
         store = Store(Path(folder))
         write_model(store.root / "base", options.shape)
         data = write_data(store, options)
-        for case in CASES:
+        for case in options.cases:
             if time.monotonic() > end:
                 print(f"{case}: not run, the time is up")
                 continue
@@ -146,7 +155,7 @@ def measure(case: Case, store: Store, data: str, options: argparse.Namespace) ->
         "tokens_per_second": statistics.median(rates),
         "tokens_per_second_range": [min(rates), max(rates)],
         "step_seconds": seconds,
-        "stall_seconds": seconds[options.checkpoint] - statistics.median(seconds[WARM_UPS:]),
+        "stall_seconds": stall(seconds, options.checkpoint),
         "first_loss": steps[0]["loss"],
         "last_loss": steps[-1]["loss"],
         "whole_seconds": time.monotonic() - started,
@@ -160,6 +169,11 @@ def measure(case: Case, store: Store, data: str, options: argparse.Namespace) ->
         figures["reserved_gib"] = result["peakMemoryReservedBytes"] / GIB
         figures["predicted"] = prediction(config, options.shape, result["gpu"])
     return figures
+
+
+def stall(seconds: list[float], checkpoint: int) -> float | None:
+    """How much longer than others the step behind a checkpoint took, if there was one."""
+    return seconds[checkpoint] - statistics.median(seconds[WARM_UPS:]) if checkpoint else None
 
 
 def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainConfig:
@@ -180,7 +194,10 @@ def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainCon
         recompute="elementwise",
     )
     runtime = TrainRuntime(
-        base_path="./base", data=data, strategy=strategy, checkpoint_every_steps=options.checkpoint
+        base_path="./base",
+        data=data,
+        strategy=strategy,
+        checkpoint_every_steps=options.checkpoint or None,
     )
     return TrainConfig(
         training="benchmarks/zero",
@@ -210,7 +227,9 @@ def line_of(row: dict[str, Any]) -> str:
         return f"{name}  {row['error']}"
     low, high = row["tokens_per_second_range"]
     line = f"{name}  {row['tokens_per_second']:9,.0f} tokens/s [{low:,.0f}, {high:,.0f}]"
-    line += f"  stall {row['stall_seconds']:.2f} s  loss {row['first_loss']:.4f}"
+    if row["stall_seconds"] is not None:
+        line += f"  stall {row['stall_seconds']:.2f} s"
+    line += f"  loss {row['first_loss']:.4f}"
     line += f" -> {row['last_loss']:.4f}  whole {row['whole_seconds']:.0f} s"
     if "predicted" in row:
         said = row["predicted"]

@@ -86,7 +86,7 @@ def test_a_step_does_not_wait_for_the_gpu(optimizer_states: str) -> None:
 def test_what_was_saved_goes_on_exactly(
     optimizer_states: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "PIECE", 4096)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PIECE", 4096)
     inputs = batches(6)
     made, resumed = engine(optimizer_states), engine(optimizer_states)
     for batch in inputs[:3]:

@@ -108,7 +108,7 @@ def test_layers_with_experts_are_computed_again() -> None:
         ("int8", 0, 1, 4.125),
         ("int8", 0, 2, 8.125),
         ("fp32", 1, 1, 4),  # of two processes
-        ("fp32", 1, 2, 8),
+        ("fp32", 1, 2, 4),
         ("fp32", 2, 2, 6),
         ("int8", 2, 1, 1.0625),
         ("fp32", 3, 2, 0),

@@ -225,7 +225,7 @@ def test_closing_lets_the_last_one_become_complete(
 def page_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is worth to be held ahead, in pieces of a number each."""
     monkeypatch.setattr(HostBuffers, "is_page_locked", True)
-    monkeypatch.setattr(snapshots, "PIECE", 4)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PIECE", 4)
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,7 +96,7 @@ def test_borders_of_pieces_and_files_change_no_bit(
     tensors: dict[str, torch.Tensor], piece: int, chunk: int, file: int, memory: int
 ) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name, value in (("PIECE", piece), ("CHUNK", chunk), ("SHARD_BYTES", file)):
+        for name, value in (("SNAPSHOT_PIECE", piece), ("CHUNK", chunk), ("SHARD_BYTES", file)):
             patch.setattr(snapshots, name, value)
         patch.setattr(snapshots, "host_memory_left", lambda: memory)
         patch.setattr("os.fsync", lambda _: None)
@@ -140,7 +138,7 @@ def test_shards_are_copied_as_memory_allows(
 
 def test_pieces_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "SHARD_BYTES", 60)
-    monkeypatch.setattr(snapshots, "PIECE", 32)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PIECE", 32)
     buffers = HostBuffers(CPU)
     write_shards(in_shards(state()), tmp_path, buffers, lambda: None)
     first = pieces(buffers)
@@ -158,7 +156,7 @@ def test_what_is_held_ahead_is_what_copies_take(
     memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "SHARD_BYTES", 60)
-    monkeypatch.setattr(snapshots, "PIECE", 32)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PIECE", 32)
     buffers, shards = HostBuffers(CPU), in_shards(state())
     monkeypatch.setattr(snapshots, "host_memory_left", lambda: memory - 2 * buffers._held)
     groups = buffers._groups(shards)
@@ -172,33 +170,28 @@ def test_what_is_held_ahead_is_what_copies_take(
     assert pieces(buffers) == held
 
 
-class Resting(threading.Event):
-    """An event that writes down what is waited for, and comes after some waits."""
+class Hurry(threading.Event):
+    """An event that comes once it was asked for some times."""
 
     def __init__(self, comes_after: int) -> None:
         super().__init__()
-        self.waits: list[float | None] = []
-        self._comes_after = comes_after
+        self._left = comes_after
 
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout)
-        if len(self.waits) == self._comes_after:
-            self.set()
-        return self.is_set()
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left < 0
 
 
-@pytest.mark.parametrize(("comes_after", "held"), [(9, [4, 4, 2]), (2, [4, 4])])
-def test_training_gets_its_turn_between_two_pieces_until_there_is_no_time(
+@pytest.mark.parametrize(("comes_after", "held"), [(9, [4, 4, 2]), (2, [4, 4]), (0, [])])
+def test_memory_is_got_ahead_until_there_is_no_time(
     comes_after: int, held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "PIECE", 4)
-    monkeypatch.setattr(snapshots, "time", SimpleNamespace(monotonic=count().__next__))
-    buffers, hurry = HostBuffers(CPU), Resting(comes_after)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PIECE", 4)
+    buffers = HostBuffers(CPU)
 
-    buffers.hold(10, hurry)
+    buffers.hold(10, Hurry(comes_after))
 
     assert [len(piece) for piece in buffers._pieces] == held
-    assert hurry.waits == [snapshots.REST] * len(held)  # each took a second
 
 
 def test_processes_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """How much the trainer holds at a time where it works in pieces; it runs with what stands here.
 
-Counts of numbers, not bytes.
+Counts of numbers, not bytes, where nothing else is said.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ REDUCE_BUCKET = 100_000_000
 of latency. The default is five times that, and its buffer is held twice as communication
 overlaps."""
 
+ALL_REDUCE = 500_000_000
+"""Gradients that DeepSpeed's ZeRO 1 sums over processes: its own constant."""
+
 SUB_GROUP = 100_000_000
 """Parameters that ZeRO-3 updates: the default of 1e9 costs gigabytes of transients."""
 
@@ -30,3 +33,7 @@ matrix units wait after every small one."""
 
 LIVE = 1_000_000_000
 """Weights that ZeRO-3 leaves gathered where they are soon used again: DeepSpeed's default."""
+
+SNAPSHOT_PIECE = 256 * 2**20
+"""Bytes of host memory that are page-locked at a time for training state; torch rounds up to a
+power of two."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from latticeforge_trainer.contract import Offload
 from latticeforge_trainer.estimate.base_model import BaseModel
-from latticeforge_trainer.estimate.buckets import SUB_GROUP
+from latticeforge_trainer.estimate.buckets import SNAPSHOT_PIECE, SUB_GROUP
 from latticeforge_trainer.estimate.disk import state_bytes
 from latticeforge_trainer.estimate.memory import Memory, gpu_memory, offloaded_layers
 from latticeforge_trainer.estimate.terms import GIB, Term, present
@@ -22,9 +22,6 @@ READING = 256 * 2**20
 
 SHARD = 4 * GIB
 """What is collected before it is written: of a model, and of training state."""
-
-SNAPSHOT_PIECE = 256 * 2**20
-"""What is page-locked at a time for training state."""
 
 
 def host_memory(run: Run, memory: Memory | None = None) -> tuple[Term, ...]:

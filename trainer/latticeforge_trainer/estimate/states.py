@@ -5,15 +5,19 @@ ZeRO 0 is `training.plain`; 1 to 3 are DeepSpeed's, as its source has them with 
 
     stage   masters, moments    gradients between micro-batches     while weights are updated
     0       whole               whole                               + a bucket in 32 bits
-    1       1 / processes       whole, 32 bits                      + this process's part again
+    1       1 / processes       whole, 32 bits, for good            + all in 16 bits, to be summed
     2       1 / processes       1 / processes, 32 bits              + the same again
     3       1 / processes       1 / processes, 32 bits, for good    + a sub-group's
+
+With the optimizer's states on the host ZeRO 1 is another of DeepSpeed's: its gradients are not for
+good, and nothing is beside them.
 """
 
 from __future__ import annotations
 
 from latticeforge_trainer.contract import Offload, TrainPayload
 from latticeforge_trainer.estimate.buckets import (
+    ALL_REDUCE,
     PLAIN_REDUCE_BUCKET,
     REDUCE_BUCKET,
     SUB_GROUP,
@@ -62,9 +66,16 @@ def standing_states(setup: Setup) -> tuple[Term, ...]:
         Term("adapters", width * adapters, f"{adapters:,} x {width} B"),
         Term("32-bit weights", 0 if offloads else 4 * own, f"{own:,} x 4 B"),
         Term("moments", _sharded_moments(setup) if stage == 3 else 0, f"of {own:,}"),
-        Term("gradients", 4 * own if stage == 3 and not offloads else 0, f"{own:,} x 4 B"),
+        _standing_gradients(setup),
         Term("reduction bucket", 2 * REDUCE_BUCKET if stage == 3 else 0, "of 16-bit gradients"),
     )
+
+
+def _standing_gradients(setup: Setup) -> Term:
+    count = 0
+    if setup.strategy.offload is Offload.NONE:
+        count = {1: setup.trained, 2: 0, 3: _own(setup)}[setup.strategy.zero_stage]
+    return Term("gradients", 4 * count, f"{count:,} x 4 B")
 
 
 def later_states(setup: Setup) -> tuple[Term, ...]:
@@ -79,12 +90,12 @@ def later_states(setup: Setup) -> tuple[Term, ...]:
 
 def waiting_gradients(setup: Setup) -> int:
     """Gradients of the micro-batches before, while the next one runs forward."""
-    if not setup.accumulates or setup.strategy.zero_stage == 3:
+    stage, offloads = setup.strategy.zero_stage, setup.strategy.offload is not Offload.NONE
+    if not setup.accumulates:
         return 0
-    whole = setup.strategy.zero_stage < 2
-    if setup.strategy.zero_stage and setup.strategy.offload is not Offload.NONE and not whole:
-        return 0
-    return 4 * (setup.trained if whole else _own(setup))
+    if stage == 0 or (stage == 1 and offloads):
+        return 4 * setup.trained
+    return 4 * _own(setup) if stage == 2 and not offloads else 0
 
 
 def gradient_bytes(setup: Setup, tables: float, others: float) -> int:
@@ -99,7 +110,8 @@ def gradient_bytes(setup: Setup, tables: float, others: float) -> int:
     if stage == 0:
         width = 4 if setup.world > 1 else setup.width
         return int(width * tables + (width if setup.is_full else 4) * others)
-    each = {1: 4, 2: setup.width / setup.world, 3: 0}[stage]
+    whole = 4 if setup.strategy.offload is not Offload.NONE else 0
+    each = {1: whole, 2: setup.width / setup.world, 3: 0}[stage]
     return int(each * (tables + others))
 
 
@@ -141,7 +153,9 @@ def _update_buffers(setup: Setup, largest: int) -> int:
     if stage == 3:
         return 4 * min(SUB_GROUP, _own(setup))
     if stage:
-        return 0 if setup.strategy.offload is not Offload.NONE else 4 * _own(setup)
+        if setup.strategy.offload is not Offload.NONE:
+            return 0
+        return 4 * _own(setup) if stage == 2 else _summed_at_once(setup)
     summed = 4 * max(min(setup.trained, PLAIN_REDUCE_BUCKET), largest) if setup.world > 1 else 0
     in_32_bits = setup.accumulates or setup.world > 1 or setup.width == 4
     if setup.payload.optimizer_states == "int8" or in_32_bits:
@@ -152,6 +166,12 @@ def _update_buffers(setup: Setup, largest: int) -> int:
 
 def _own(setup: Setup) -> int:
     return -(-setup.trained // setup.world)
+
+
+def _summed_at_once(setup: Setup) -> int:
+    """ZeRO 1's gradients in 16 bits, and in 32 bits in one piece if one piece may hold them."""
+    in_one_piece = setup.trained <= ALL_REDUCE
+    return (setup.width + (4 if in_one_piece else 0)) * setup.trained
 
 
 def _sharded_moments(setup: Setup) -> int:

@@ -34,7 +34,8 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": strategy.micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": max_grad_norm,
-        "bf16": {"enabled": strategy.precision == "bf16"},
+        # A gradient is added to the sums, and gone, as soon as it is there: ZeRO 1 would keep all.
+        "bf16": {"enabled": strategy.precision == "bf16", "immediate_grad_update": True},
         "steps_per_print": NEVER,
         # Our AdamW is torch's own; DeepSpeed would compile its CPU Adam when a pod starts.
         "zero_allow_untested_optimizer": True,

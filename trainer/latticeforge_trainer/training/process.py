@@ -52,6 +52,14 @@ class World:
         return self.rank == 0
 
 
+ALLOCATION = (
+    "expandable_segments:True,pinned_use_cuda_host_register:True,pinned_num_register_threads:8"
+)
+"""How torch allocates. Layers keep tensors of many sizes for different times: in fixed segments,
+gigabytes of a GPU are lost between them. And while the driver allocates page-locked memory
+(`cudaHostAlloc`), no kernel is launched: memory that threads have touched is locked much sooner."""
+
+
 def settle_environment(processes: int) -> None:
     """Set what torch and DeepSpeed read when they are imported.
 
@@ -69,9 +77,7 @@ def settle_environment(processes: int) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     # bitsandbytes looks for GPU kernels on the Hub and logs an error when there is no network.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
-    # Layers keep tensors of many sizes for different times: in fixed segments, gigabytes are lost
-    # between them.
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATION)
     keep_freed_memory()
     import torch  # noqa: PLC0415  (reads the number of threads)
 

@@ -4,8 +4,8 @@ The layout of a file is decided before anything is copied, so host memory holds 
 is written and hashed as it stands, without a second copy and without holding Python's lock.
 
 That memory is page-locked, which is slow to get and fast to copy into, and is used again. It is got
-in small pieces, across whose borders tensors and files lie: training stood still while the driver
-locked gigabytes in one call.
+in small pieces, across whose borders tensors and files lie: no kernel is launched while the driver
+locks one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import accumulate
@@ -25,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from latticeforge_trainer.artifacts import FileEntry
+from latticeforge_trainer.estimate.buckets import SNAPSHOT_PIECE
 from latticeforge_trainer.training.buckets import in_buckets
 
 FILES = "training-state"
@@ -34,15 +34,6 @@ CGROUP = Path("/sys/fs/cgroup")
 
 SHARD_BYTES = 4 * 2**30
 """Size of a file."""
-
-PIECE = 256 * 2**20
-"""Bytes that are page-locked at a time; torch rounds up to a power of two."""
-
-REST = 3
-"""How long training is left alone after a piece was locked ahead, in times what that took.
-
-It is for the host to hand the GPU work that lasts over the next piece; not measured.
-"""
 
 CHUNK = 16 * 2**20
 """Bytes written and hashed at a time."""
@@ -148,16 +139,14 @@ class HostBuffers:
         return max(map(_nbytes, self._groups(shards)), default=0)
 
     def hold(self, nbytes: int, hurry: threading.Event) -> None:
-        """Get bytes before they are needed, and let training launch its kernels in between.
+        """Get bytes before they are needed.
 
         Args:
             nbytes: How many to hold in all.
             hurry: Ends it after the piece that is being locked; the next copies get the rest.
         """
         while self._held < nbytes and not hurry.is_set():
-            started = time.monotonic()
             self._add_piece(nbytes)
-            hurry.wait(REST * (time.monotonic() - started))
 
     def copies(self, shards: list[Shard]) -> Iterator[list[tuple[Shard, Memory]]]:
         """Shards with their bytes on the host, in groups; a group's bytes last until the next."""
@@ -192,7 +181,7 @@ class HostBuffers:
 
     def _add_piece(self, nbytes: int) -> None:
         """Hold more, up to some bytes in all."""
-        size, pinned = min(PIECE, nbytes - self._held), self._stream is not None
+        size, pinned = min(SNAPSHOT_PIECE, nbytes - self._held), self._stream is not None
         self._pieces.append(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
 
 
