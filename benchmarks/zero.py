@@ -53,16 +53,25 @@ WARM_UPS = 3
 class Case:
     """One row."""
 
+    shape: str
+    processes: int
+    micro_batch: int
+    sequence: int
     method: str
     zero_stage: int
 
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.sequence * self.micro_batch * self.processes
 
-CASES = [*(Case(method, stage) for method in ("Full", "LoRA") for stage in (3, 2, 1, 0))]
+
+METHODS = [(method, stage) for method in ("Full", "LoRA") for stage in (3, 2, 1, 0)]
 
 
-def cases(names: str) -> list[Case]:
-    """Rows as the command line names them, such as `Full-3,LoRA-0`."""
-    named = {f"{case.method}-{case.zero_stage}": case for case in CASES}
+def methods(names: str) -> list[tuple[str, int]]:
+    """Methods and ZeRO stages as the command line names them, such as `Full-3,LoRA-0`."""
+    named = {f"{method}-{stage}": (method, stage) for method, stage in METHODS}
     try:
         return [named[name] for name in names.split(",")]
     except KeyError as missing:
@@ -76,7 +85,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, torch.cuda.device_count()))
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=4096)
-    parser.add_argument("--cases", type=cases, default=CASES, help="such as Full-3,LoRA-0")
+    parser.add_argument("--cases", type=methods, default=METHODS, help="such as Full-3,LoRA-0")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--checkpoint", type=int, default=14, help="after so many steps; 0: none")
     parser.add_argument("--seconds", type=float, default=600, help="start no case after so long")
@@ -90,17 +99,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         store = Store(Path(folder))
         write_model(store.root / "base", options.shape)
-        data = write_data(store, options)
-        for case in options.cases:
+        how = options.shape, options.processes, options.micro_batch, options.sequence
+        cases = [Case(*how, *method) for method in options.cases]
+        data = write_data(store, cases[0], options.steps)
+        for case in cases:
             if time.monotonic() > end:
                 print(f"{case}: not run, the time is up")
                 continue
-            row = asdict(case) | measure(case, store, data, options)
+            row = asdict(case) | measure(case, store, data, options.checkpoint)
             rows.append(row)
             print(line_of(row), flush=True)
             if options.output:
-                about = {"shape": options.shape, "processes": options.processes}
-                options.output.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+                options.output.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def write_model(folder: Path, shape: str) -> None:
@@ -116,30 +126,30 @@ def write_model(folder: Path, shape: str) -> None:
     writer.finish()
 
 
-def write_data(store: Store, options: argparse.Namespace) -> str:
+def write_data(store: Store, case: Case, steps: int) -> str:
     """Packed random tokens, one document in each sequence, for all steps; returns their digest."""
     digest = digest_of("random tokens")
-    rows = options.steps * options.micro_batch * options.processes
-    shape = rows, options.sequence
-    vocabulary = SHAPES[options.shape].vocabulary
+    rows = steps * case.micro_batch * case.processes
+    shape = rows, case.sequence
+    vocabulary = SHAPES[case.shape].vocabulary
     tokens = np.random.default_rng(0).integers(0, vocabulary, shape, dtype=np.int32)
-    positions = np.broadcast_to(np.arange(options.sequence, dtype=np.int32), shape)
+    positions = np.broadcast_to(np.arange(case.sequence, dtype=np.int32), shape)
     with store.create(digest) as staging:
         np.save(staging.folder / "input_ids.npy", tokens)
         np.save(staging.folder / "loss_mask.npy", (positions > 0).astype(np.uint8))
         np.save(staging.folder / "position_ids.npy", positions)
-        np.save(staging.folder / "lengths.npy", np.full(rows, options.sequence, np.int32))
+        np.save(staging.folder / "lengths.npy", np.full(rows, case.sequence, np.int32))
         staging.seal(StepKind.PREPARE, None)
     return digest
 
 
-def measure(case: Case, store: Store, data: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(case: Case, store: Store, data: str, checkpoint: int) -> dict[str, Any]:
     """Run a case's `train` step by torchrun, and read what it left."""
-    config = train_config(case, data, options)
+    config = train_config(case, data, checkpoint)
     path = store.root / f"{config.digest[:12]}.json"
     path.write_text(json.dumps(config.to_json()))
     command = [sys.executable, "-m", "torch.distributed.run"]
-    command += [f"--nproc-per-node={options.processes}", "-m", "latticeforge_trainer", "train"]
+    command += [f"--nproc-per-node={case.processes}", "-m", "latticeforge_trainer", "train"]
     command += ["--config", str(path), "--store", str(store.root)]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -155,19 +165,19 @@ def measure(case: Case, store: Store, data: str, options: argparse.Namespace) ->
         "tokens_per_second": statistics.median(rates),
         "tokens_per_second_range": [min(rates), max(rates)],
         "step_seconds": seconds,
-        "stall_seconds": stall(seconds, options.checkpoint),
+        "stall_seconds": stall(seconds, checkpoint),
         "first_loss": steps[0]["loss"],
         "last_loss": steps[-1]["loss"],
         "whole_seconds": time.monotonic() - started,
         "torch": torch.__version__,
     }
     if result.get("gpu"):
-        run = Run("", "ours", options.shape, case.method, options.micro_batch)
-        per_gpu = figures["tokens_per_second"] / options.processes
+        run = Run("", "ours", case.shape, case.method, case.micro_batch)
+        per_gpu = figures["tokens_per_second"] / case.processes
         figures["mfu"] = per_gpu * flops_per_token(run) / PEAK_FLOPS
         figures["allocated_gib"] = result["peakMemoryAllocatedBytes"] / GIB
         figures["reserved_gib"] = result["peakMemoryReservedBytes"] / GIB
-        figures["predicted"] = prediction(config, options.shape, result["gpu"])
+        figures["predicted"] = prediction(case, result["gpu"])
     return figures
 
 
@@ -176,20 +186,20 @@ def stall(seconds: list[float], checkpoint: int) -> float | None:
     return seconds[checkpoint] - statistics.median(seconds[WARM_UPS:]) if checkpoint else None
 
 
-def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainConfig:
-    """The step of a case."""
+def train_config(case: Case, data: str, checkpoint: int = 0) -> TrainConfig:
+    """The step of a case, with a checkpoint after so many steps; 0: none."""
     method = Method(case.method)
     payload = TrainPayload(
         method=method,
         learning_rate=1e-5,
-        sequence_length=options.sequence,
-        global_batch_tokens=options.sequence * options.micro_batch * options.processes,
+        sequence_length=case.sequence,
+        global_batch_tokens=case.tokens,
         lora=LoRASettings(rank=16, alpha=32) if method.is_adapter else None,
         optimizer_states="fp32",
     )
     strategy = Strategy(
-        processes=options.processes,
-        micro_batch=options.micro_batch,
+        processes=case.processes,
+        micro_batch=case.micro_batch,
         zero_stage=case.zero_stage,
         recompute="elementwise",
     )
@@ -197,7 +207,7 @@ def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainCon
         base_path="./base",
         data=data,
         strategy=strategy,
-        checkpoint_every_steps=options.checkpoint or None,
+        checkpoint_every_steps=checkpoint or None,
     )
     return TrainConfig(
         training="benchmarks/zero",
@@ -208,9 +218,10 @@ def train_config(case: Case, data: str, options: argparse.Namespace) -> TrainCon
     )
 
 
-def prediction(config: TrainConfig, shape: str, gpu: str) -> dict[str, float]:
+def prediction(case: Case, gpu: str) -> dict[str, float]:
     """What the planner says of it."""
-    model = read_base_model(SHAPES[shape].config())
+    config = train_config(case, digest_of("nothing"))
+    model = read_base_model(SHAPES[case.shape].config())
     run = PlannedRun(model, config.payload, config.runtime.strategy, chip_of(gpu))
     memory = gpu_memory(run)
     return {

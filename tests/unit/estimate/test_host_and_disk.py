@@ -43,8 +43,8 @@ def test_states_that_leave_the_gpus_are_on_the_host() -> None:
     terms = by_name(host_memory(run(BIG, "Full", zero_stage=3, processes=8, offload="all")))
     own = -(-PARAMETERS // 8)
     assert terms["moments"] == 8 * 8 * own
-    # 90 sub-groups of 100 million numbers, each page-locked in 512 MiB, and the rest.
-    assert terms["32-bit weights"] == 8 * (90 * 2**29 + 2**29)
+    # 18 sub-groups of 500 million numbers, each page-locked in 2 GiB, and the rest.
+    assert terms["32-bit weights"] == 8 * (18 * 2**31 + 2**29)
     # As many again, and all of them in one piece on their way: 36.4 GB in 64 GiB.
     assert terms["gradients"] == terms["32-bit weights"] + 8 * 64 * GIB
     assert terms["16-bit weights"] == 8 * 32 * GIB

@@ -32,6 +32,12 @@ def test_gradients_add_up_in_fp32(stage: int) -> None:
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
+@pytest.mark.parametrize(("stage", "overlaps"), [(1, False), (2, False), (3, True)])
+def test_only_zero_3_talks_beside_backward(stage: int, overlaps: bool) -> None:
+    assert make(zero_stage=stage)["zero_optimization"]["overlap_comm"] is overlaps
+    assert make(zero_stage=stage, cuda=False)["zero_optimization"]["overlap_comm"] is False
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_knows_every_key(stage: int) -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: PLC0415  (heavy)

@@ -17,14 +17,14 @@ PLAIN_REDUCE_BUCKET = 50_000_000
 
 REDUCE_BUCKET = 100_000_000
 """Gradients that DeepSpeed reduces: 0.2 GB fill the links for a millisecond, against microseconds
-of latency. The default is five times that, and its buffer is held twice as communication
-overlaps."""
+of latency. The default is five times that."""
 
 ALL_REDUCE = 500_000_000
 """Gradients that DeepSpeed's ZeRO 1 sums over processes: its own constant."""
 
-SUB_GROUP = 100_000_000
-"""Parameters that ZeRO-3 updates: the default of 1e9 costs gigabytes of transients."""
+SUB_GROUP = 500_000_000
+"""Parameters that ZeRO-3 updates: the default of 1e9 costs 4 GB of transients, and each update 4 ms
+beside its bytes."""
 
 PREFETCH_BUCKET = 100_000_000
 """Weights that ZeRO-3 gathers ahead of their use: one large matrix, or attention's four, which

@@ -58,9 +58,13 @@ class Constants:
     times in docs/performance.md."""
     launch: float = 4.78e-3
     """Seconds in which the host launches a layer's kernels with adapters, forward and backward."""
-    sharded_launch: float = 24.4e-3
-    """The same under ZeRO-3, where DeepSpeed's hooks gather a layer and let it go; from one run
-    (`python -m benchmarks.zero` on two H100)."""
+    gathered_matrix: float = 0.75e-3
+    """Seconds that ZeRO-3's hooks add for each matrix of a layer, forward and backward, adapters'
+    included; this and the next two from docs/data/zero.json."""
+    sub_group: float = 3.6e-3
+    """Seconds that ZeRO-3's update of a sub-group takes beside its bytes."""
+    sharded_update: float = 20e-3
+    """Seconds in which the GPU waits for the host after DeepSpeed's update has waited for it."""
     links: float = 0.75
     """Of a link's rate, by collectives. Assumed."""
     exposed: float = 0.2

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latticeforge_trainer.contract import Offload, Recompute
+from latticeforge_trainer.estimate.buckets import SUB_GROUP
 from latticeforge_trainer.estimate.constants import FITTED, Constants
 from latticeforge_trainer.estimate.flops import attention_flops
 from latticeforge_trainer.estimate.linears import is_fused
@@ -59,7 +60,7 @@ def speed(
         constants: What the chip reaches of its data sheet.
     """
     memory = memory or gpu_memory(run, constants=constants)
-    parts = [*_micro_batch(run, memory, document_length, constants), _gathering(run, constants)]
+    parts = [*_micro_batch(run, memory, document_length, constants), *_gathering(run, constants)]
     count = run.micro_batches
     times = [Time(p.name, count * p.seconds, f"{count} x {p.why}") for p in parts]
     times += _per_step(run, constants)
@@ -118,12 +119,11 @@ def _launching(run: Run, memory: Memory, constants: Constants) -> float:
 
     Counted in a layer's with adapters: without, there are fewer, the update included; a forward is
     two fifths of them; and AdamW with 8-bit moments goes through parameters one by one, as long as
-    a third. Under ZeRO-3 DeepSpeed's hooks gather and release every layer.
+    a third.
     """
     each = (0.85 if run.is_full else 1) * (1 + 0.4 * _again(memory))
     update = 1 / 3 if run.payload.optimizer_states == "int8" else 0
-    layer = constants.sharded_launch if run.strategy.zero_stage == 3 else constants.launch
-    return layer * run.model.shape.layers * (run.micro_batches * each + update)
+    return constants.launch * run.model.shape.layers * (run.micro_batches * each + update)
 
 
 def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]:
@@ -159,32 +159,43 @@ def _again(memory: Memory) -> float:
     return sum(mode in whole for mode in memory.modes) / len(memory.modes)
 
 
-def _gathering(run: Run, constants: Constants) -> Time:
+def _gathering(run: Run, constants: Constants) -> Iterator[Time]:
     """ZeRO-3: every micro-batch gathers the weights twice and scatters their gradients."""
     if run.strategy.zero_stage < 3:
-        return Time("gathering", 0, "")
+        return
     passes = 3 if run.is_full else 2
     moved = passes * run.width * run.model.parameters.total * (1 - 1 / run.world)
     seconds = constants.exposed * moved / (constants.links * _link(run))
     if run.strategy.offload is Offload.ALL:
         seconds += passes * run.width * run.model.parameters.total / run.world / _host(run)
-    return Time("gathering", seconds, f"{moved / 1e9:.0f} GB, partly hidden")
+    yield Time("gathering", seconds, f"{moved / 1e9:.0f} GB, partly hidden")
+    # A matrix, and two of its adapter.
+    count = sum(p.count * len(p.group.widths) * (3 if p.columns else 1) for p in run.groups)
+    yield Time("hooks", count * constants.gathered_matrix, f"DeepSpeed's, of {count} matrices")
 
 
 def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
     """What is done once for all micro-batches."""
-    stage = run.strategy.zero_stage
+    stage, offloads = run.strategy.zero_stage, run.strategy.offload is not Offload.NONE
     if stage < 3:
-        moved = 2 * 4 * run.trained * (1 - 1 / run.world)
+        # Gradients are sent twice, in 32 bits by ZeRO 0; the others send the new weights as well.
+        each = 3 * run.width if stage else 2 * 4
+        moved = each * run.trained * (1 - 1 / run.world)
         seconds = moved / (constants.links * _link(run))
         yield Time("reduction", seconds, f"of {run.trained:,} gradients")
     if run.is_full and (run.accumulates or run.world > 1):
         summed = run.trained / (run.world if stage > 1 else 1)
-        moved = summed * (18 * run.micro_batches - 12)  # 6 of them to turn 16 bits into 32
-        seconds = _streamed(run, moved, constants.traffic)
+        passes = 18 * run.micro_batches - 12  # 6 of them to turn 16 bits into 32
+        # ZeRO 1 converts all for the reduction and back, clips and clears what is not its own.
+        passes += 36 if stage == 1 and not offloads else 0
+        seconds = _streamed(run, summed * passes, constants.traffic)
         yield Time("accumulation", seconds, "of gradients in 32 bits")
     own = run.trained / (run.world if stage else 1)
-    if run.strategy.offload is not Offload.NONE and stage:
+    if stage:
+        count = math.ceil(own / SUB_GROUP) if stage == 3 else 0
+        seconds = constants.sharded_update + count * constants.sub_group
+        yield Time("waiting for the update", seconds, "and then for the host; DeepSpeed's")
+    if offloads and stage:
         seconds = own * run.strategy.processes / constants.host_update + 6 * own / _host(run)
         yield Time("update", seconds, f"of {own:,.0f} parameters, on the host")
         return

@@ -117,10 +117,9 @@ def gradient_bytes(setup: Setup, tables: float, others: float) -> int:
 
 def reduction_buffers(setup: Setup) -> int:
     """What DeepSpeed gathers gradients in while backward runs."""
-    stage, count = setup.strategy.zero_stage, min(setup.trained, REDUCE_BUCKET)
-    if stage in {0, 3}:
-        return 0
-    return setup.width * count * (2 if stage == 2 else 1)
+    offloads = setup.strategy.offload is not Offload.NONE
+    each = {1: 4 if offloads else 0, 2: setup.width}.get(setup.strategy.zero_stage, 0)
+    return each * min(setup.trained, REDUCE_BUCKET)
 
 
 def all_gradients(setup: Setup) -> int:

@@ -51,7 +51,9 @@ def _zero(strategy: Strategy, cuda: bool) -> dict[str, Any]:
         "stage": strategy.zero_stage,
         "reduce_bucket_size": REDUCE_BUCKET,
         "contiguous_gradients": True,
-        "overlap_comm": cuda and strategy.zero_stage > 1,
+        # Under ZeRO 2 it costs as much memory as all 16-bit gradients, which another stream may
+        # still read when backward has long passed them, and time.
+        "overlap_comm": cuda and strategy.zero_stage == 3,
     }
     host = {"device": "cpu", "pin_memory": True}
     if cuda and strategy.offload is not Offload.NONE:

@@ -182,7 +182,14 @@ def test_after_running_out_of_memory_a_mode_is_named_that_leaves_more_free() -> 
 @pytest.mark.parametrize(
     ("gpus", "fields", "said"),
     [
-        (8, {"method": "LoRA", "hyperparameters": {"sequenceLength": 512}}, "nothing recomputed"),
+        (
+            8,
+            {
+                "method": "LoRA",
+                "hyperparameters": {"sequenceLength": 512, "globalBatchTokens": 32_768},
+            },
+            "nothing recomputed",
+        ),
         (
             1,
             {"method": "QLoRA", "hyperparameters": {"sequenceLength": 16_384}},

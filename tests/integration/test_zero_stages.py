@@ -1,4 +1,4 @@
-"""Two processes under ZeRO-3, started, stopped and resumed by the launcher."""
+"""Two processes under ZeRO 1 to 3, started, stopped and resumed by the launcher."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fixtures.training import (
 from torch.nn.utils import parameters_to_vector
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import ExitCode, Method
+from latticeforge_trainer.contract import ExitCode, Method, TrainConfig
 from latticeforge_trainer.models.loading import load_model
 
 pytestmark = pytest.mark.slow
@@ -53,16 +53,37 @@ def test_two_processes_train_as_one_and_stop_and_resume_together(
     held_out = validation_losses(store, config.digest)
     assert held_out == pytest.approx(validation_losses(store, alone.digest), rel=5e-3)
     assert list(held_out) == [6, 12]
-    # Single weights may differ: AdamW enlarges the rounding of gradients that are nearly zero.
-    start, one, two = (
+    assert likeness(store, tiny_model, alone, config) > 0.99
+
+
+def likeness(store: Store, base: Path, one: TrainConfig, other: TrainConfig) -> float:
+    """Cosine of what two steps changed of a base's weights.
+
+    Single weights may differ: AdamW enlarges the rounding of gradients that are nearly zero.
+    """
+    trained = [store.path(config.digest) / "model" for config in (one, other)]
+    start, first, second = (
         parameters_to_vector(load_model(folder)[0].parameters()).float()
-        for folder in (
-            tiny_model,
-            store.path(alone.digest) / "model",
-            store.path(config.digest) / "model",
-        )
+        for folder in (base, *trained)
     )
-    assert torch.cosine_similarity(one - start, two - start, dim=0) > 0.99
+    return torch.cosine_similarity(first - start, second - start, dim=0).item()
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_gradients_of_two_micro_batches_add_up_as_in_one_process(
+    stage: int, tmp_path: Path, tiny_model: Path
+) -> None:
+    store = Store(tmp_path)
+    alone = train_config(store, tiny_model, strategy={"precision": "bf16"})
+    cut = {"precision": "bf16", "processes": 2, "zero_stage": stage}
+    together = train_config(store, tiny_model, strategy=cut)
+
+    run(alone, store)
+    run(together, store)
+
+    expected = losses(store, alone.digest)
+    assert losses(store, together.digest) == pytest.approx(expected, rel=5e-3)
+    assert likeness(store, tiny_model, alone, together) > 0.99
 
 
 def test_an_adapter_is_trained_as_by_one_process(tmp_path: Path, tiny_model: Path) -> None:
