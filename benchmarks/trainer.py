@@ -7,8 +7,8 @@
 
 Each measurement is a process of its own (or one for each GPU). Weights and tokens are random, never
 zeros; every token is real and is learned; each sequence is one document. Medians over 8 steps after
-3 warm-ups; of the longest sequence, where a step takes a minute, the first one alone, which also page-locks
-host memory.
+3 warm-ups; of the longest sequence, where a step takes a minute, the first one alone, which locks
+host memory as well.
 
 MFU is model FLOP/s by 989 TFLOP/s (H100 and H200, dense bf16). Model FLOPs per token: 6 for every
 parameter of the linear layers and the head in a full fine-tune, 4 with an adapter, plus causal
