@@ -60,7 +60,7 @@ def merge_host_memory(model: BaseModel) -> tuple[Term, ...]:
 def _offloaded(run: Run) -> tuple[Term, ...]:
     """What ZeRO keeps here instead of on the GPUs; DeepSpeed page-locks all but the moments."""
     strategy, processes = run.strategy, run.strategy.processes
-    if strategy.offload is Offload.NONE or not strategy.zero_stage:
+    if not run.offloads:
         return ()
     own = -(-run.trained // run.world)
     zero3 = strategy.zero_stage == 3

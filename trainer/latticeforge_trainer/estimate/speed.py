@@ -176,7 +176,7 @@ def _gathering(run: Run, constants: Constants) -> Iterator[Time]:
 
 def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
     """What is done once for all micro-batches."""
-    stage, offloads = run.strategy.zero_stage, run.strategy.offload is not Offload.NONE
+    stage = run.strategy.zero_stage
     if stage < 3:
         # Gradients are sent twice, in 32 bits by ZeRO 0; the others send the new weights as well.
         each = 3 * run.width if stage else 2 * 4
@@ -187,7 +187,7 @@ def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
         summed = run.trained / (run.world if stage > 1 else 1)
         passes = 18 * run.micro_batches - 12  # 6 of them to turn 16 bits into 32
         # ZeRO 1 converts all for the reduction and back, clips and clears what is not its own.
-        passes += 36 if stage == 1 and not offloads else 0
+        passes += 36 if stage == 1 and not run.offloads else 0
         seconds = _streamed(run, summed * passes, constants.traffic)
         yield Time("accumulation", seconds, "of gradients in 32 bits")
     own = run.trained / (run.world if stage else 1)
@@ -195,7 +195,7 @@ def _per_step(run: Run, constants: Constants) -> Iterator[Time]:
         count = math.ceil(own / SUB_GROUP) if stage == 3 else 0
         seconds = constants.sharded_update + count * constants.sub_group
         yield Time("waiting for the update", seconds, "and then for the host; DeepSpeed's")
-    if offloads and stage:
+    if run.offloads:
         seconds = own * run.strategy.processes / constants.host_update + 6 * own / _host(run)
         yield Time("update", seconds, f"of {own:,.0f} parameters, on the host")
         return

@@ -15,7 +15,7 @@ good, and nothing is beside them.
 
 from __future__ import annotations
 
-from latticeforge_trainer.contract import Offload, TrainPayload
+from latticeforge_trainer.contract import TrainPayload
 from latticeforge_trainer.estimate.buckets import (
     ALL_REDUCE,
     PLAIN_REDUCE_BUCKET,
@@ -61,7 +61,7 @@ def standing_states(setup: Setup) -> tuple[Term, ...]:
             Term("32-bit weights", held * weights, f"{weights:,} x {held} B{whose}"),
         )
     width = setup.width  # of the adapters that are computed with
-    own, offloads = _own(setup), setup.strategy.offload is not Offload.NONE
+    own, offloads = _own(setup), setup.offloads
     return present(
         Term("adapters", width * adapters, f"{adapters:,} x {width} B"),
         Term("32-bit weights", 0 if offloads else 4 * own, f"{own:,} x 4 B"),
@@ -73,7 +73,7 @@ def standing_states(setup: Setup) -> tuple[Term, ...]:
 
 def _standing_gradients(setup: Setup) -> Term:
     count = 0
-    if setup.strategy.offload is Offload.NONE:
+    if not setup.offloads:
         count = {1: setup.trained, 2: 0, 3: _own(setup)}[setup.strategy.zero_stage]
     return Term("gradients", 4 * count, f"{count:,} x 4 B")
 
@@ -90,12 +90,12 @@ def later_states(setup: Setup) -> tuple[Term, ...]:
 
 def waiting_gradients(setup: Setup) -> int:
     """Gradients of the micro-batches before, while the next one runs forward."""
-    stage, offloads = setup.strategy.zero_stage, setup.strategy.offload is not Offload.NONE
+    stage = setup.strategy.zero_stage
     if not setup.accumulates:
         return 0
-    if stage == 0 or (stage == 1 and offloads):
+    if stage == 0 or (stage == 1 and setup.offloads):
         return 4 * setup.trained
-    return 4 * _own(setup) if stage == 2 and not offloads else 0
+    return 4 * _own(setup) if stage == 2 and not setup.offloads else 0
 
 
 def gradient_bytes(setup: Setup, tables: float, others: float) -> int:
@@ -110,15 +110,14 @@ def gradient_bytes(setup: Setup, tables: float, others: float) -> int:
     if stage == 0:
         width = 4 if setup.world > 1 else setup.width
         return int(width * tables + (width if setup.is_full else 4) * others)
-    whole = 4 if setup.strategy.offload is not Offload.NONE else 0
+    whole = 4 if setup.offloads else 0
     each = {1: whole, 2: setup.width / setup.world, 3: 0}[stage]
     return int(each * (tables + others))
 
 
 def reduction_buffers(setup: Setup) -> int:
     """What DeepSpeed gathers gradients in while backward runs."""
-    offloads = setup.strategy.offload is not Offload.NONE
-    each = {1: 4 if offloads else 0, 2: setup.width}.get(setup.strategy.zero_stage, 0)
+    each = {1: 4 if setup.offloads else 0, 2: setup.width}.get(setup.strategy.zero_stage, 0)
     return each * min(setup.trained, REDUCE_BUCKET)
 
 
@@ -152,7 +151,7 @@ def _update_buffers(setup: Setup, largest: int) -> int:
     if stage == 3:
         return 4 * min(SUB_GROUP, _own(setup))
     if stage:
-        if setup.strategy.offload is not Offload.NONE:
+        if setup.offloads:
             return 0
         return 4 * _own(setup) if stage == 2 else _summed_at_once(setup)
     summed = 4 * max(min(setup.trained, PLAIN_REDUCE_BUCKET), largest) if setup.world > 1 else 0
@@ -174,6 +173,6 @@ def _summed_at_once(setup: Setup) -> int:
 
 
 def _sharded_moments(setup: Setup) -> int:
-    if setup.strategy.offload is not Offload.NONE:
+    if setup.offloads:
         return 0
     return int(_own(setup) * moment_bytes(setup.payload, masters=True))

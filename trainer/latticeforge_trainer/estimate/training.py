@@ -45,6 +45,11 @@ class Setup:
         return math.ceil(own / self.strategy.micro_batch)
 
     @property
+    def offloads(self) -> bool:
+        """Whether the optimizer's states, and perhaps weights, are in host memory."""
+        return self.strategy.zero_stage > 0 and self.strategy.offload is not Offload.NONE
+
+    @property
     def is_full(self) -> bool:
         """Whether the base's own weights are trained."""
         return self.payload.method is Method.FULL

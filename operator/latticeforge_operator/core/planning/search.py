@@ -178,6 +178,5 @@ def _judged(task: Task, site: Site, strategy: Strategy) -> StagePlan | Misfit:
 def _fits_host(site: Site, run: Run, memory: Memory, host: tuple[Term, ...]) -> bool:
     """Where host memory is not known, nothing is moved there."""
     if site.host_bytes is None:
-        offloads = run.strategy.offload is not Offload.NONE
-        return not offloads and Recompute.OFFLOAD not in memory.modes
+        return not run.offloads and Recompute.OFFLOAD not in memory.modes
     return total(host) <= site.host_bytes
