@@ -58,9 +58,12 @@ class Constants:
     times in docs/performance.md."""
     launch: float = 4.78e-3
     """Seconds in which the host launches a layer's kernels with adapters, forward and backward."""
+    hooked_matrix: float = 0.96e-3
+    """What ZeRO-3's hooks add to that for each matrix, an adapter's two included; this and the next
+    three from docs/data/zero.json."""
     gathered_matrix: float = 0.75e-3
-    """Seconds that ZeRO-3's hooks add for each matrix of a layer, forward and backward, adapters'
-    included; this and the next two from docs/data/zero.json."""
+    """Seconds in which the GPU waits for each of the base's matrices that ZeRO-3 gathers, forward
+    and backward."""
     sub_group: float = 3.6e-3
     """Seconds that ZeRO-3's update of a sub-group takes beside its bytes."""
     sharded_update: float = 20e-3
