@@ -6,7 +6,7 @@
 
 Each run is a process of its own; the next one imports its libraries while one runs. What a run came
 to is appended to the raw file at once, running out of memory too, and what the file holds is not
-run again, unless it failed otherwise: a session that is cut off goes on with the same command.
+run again, unless it failed otherwise: one that is cut off goes on with the same command.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a raw file, so that nothing is lost if the session ends now."""
+    """Add a row to a raw file, so that nothing is lost if the machine goes now."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -17,7 +17,7 @@ STEPS, WARM_UP = 5, 3
 
 MATRIX: tuple[tuple[Any, ...], ...] = (
     # shape, method, micro-batch, sequence, recompute; moments, micro-batches of a step.
-    # The most telling first, for a session may be cut off: all methods, shapes and modes early.
+    # The most telling first, for the run may be cut off: all methods, shapes and modes early.
     ("7.6B", "LoRA", 4, 4096, "elementwise"),
     ("72.7B", "QLoRA", 1, 4096, "auto"),
     ("7.6B", "Full", 2, 4096, "layers"),
