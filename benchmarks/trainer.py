@@ -132,6 +132,12 @@ def main() -> None:
     parser.add_argument("--losses", action="store_true", help="compare loss curves")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.losses or options.one or options.profile:
+        from latticeforge_trainer.training.process import (  # noqa: PLC0415  (not in the parent)
+            settle_environment,
+        )
+
+        settle_environment(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # as the trainer runs
     if options.losses:
         compare_losses()
         return
@@ -186,11 +192,6 @@ def line_of(result: dict[str, Any]) -> str:
 
 def measure(run: Run) -> dict[str, Any]:
     """Time steps of a stack."""
-    from latticeforge_trainer.training.process import (  # noqa: PLC0415  (not in the parent)
-        settle_environment,
-    )
-
-    settle_environment(run.processes)  # as the trainer runs
     import torch  # noqa: PLC0415  (not in the parent)
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

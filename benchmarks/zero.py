@@ -19,30 +19,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.planner_runs import chip_of
-from benchmarks.trainer import GIB, PEAK_FLOPS, SHAPES, Run, flops_per_token, random_model
-from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import (
-    LoRASettings,
-    Method,
-    StepKind,
-    Strategy,
-    TrainConfig,
-    TrainPayload,
-    TrainRuntime,
-    digest_of,
+from benchmarks.planner_runs import chip_of, planned
+from benchmarks.trainer import (
+    GIB,
+    PEAK_FLOPS,
+    SHAPES,
+    Run,
+    flops_per_token,
+    random_model,
+    train_config,
 )
-from latticeforge_trainer.estimate.base_model import read_base_model
+from latticeforge_trainer.artifacts import Store
+from latticeforge_trainer.contract import StepKind, TrainConfig, TrainRuntime, digest_of
 from latticeforge_trainer.estimate.memory import gpu_memory
 from latticeforge_trainer.estimate.speed import speed
-from latticeforge_trainer.estimate.training import Run as PlannedRun
 from latticeforge_trainer.models.shards import ShardWriter
 from latticeforge_trainer.training.state import read_losses
 
@@ -64,6 +61,12 @@ class Case:
     def tokens(self) -> int:
         """Of a step."""
         return self.sequence * self.micro_batch * self.processes
+
+    @property
+    def run(self) -> Run:
+        """The same without ZeRO."""
+        how = self.micro_batch, "elementwise", self.sequence, self.processes
+        return Run("zero", "ours", self.shape, self.method, *how, states="fp32")
 
 
 METHODS = [(method, stage) for method in ("Full", "LoRA") for stage in (3, 2, 1, 0)]
@@ -145,7 +148,7 @@ def write_data(store: Store, case: Case, steps: int) -> str:
 
 def measure(case: Case, store: Store, data: str, checkpoint: int) -> dict[str, Any]:
     """Run a case's `train` step by torchrun, and read what it left."""
-    config = train_config(case, data, checkpoint)
+    config = sharded(case, data, checkpoint)
     path = store.root / f"{config.digest[:12]}.json"
     path.write_text(json.dumps(config.to_json()))
     command = [sys.executable, "-m", "torch.distributed.run"]
@@ -172,9 +175,8 @@ def measure(case: Case, store: Store, data: str, checkpoint: int) -> dict[str, A
         "torch": torch.__version__,
     }
     if result.get("gpu"):
-        run = Run("", "ours", case.shape, case.method, case.micro_batch)
         per_gpu = figures["tokens_per_second"] / case.processes
-        figures["mfu"] = per_gpu * flops_per_token(run) / PEAK_FLOPS
+        figures["mfu"] = per_gpu * flops_per_token(case.run) / PEAK_FLOPS
         figures["allocated_gib"] = result["peakMemoryAllocatedBytes"] / GIB
         figures["reserved_gib"] = result["peakMemoryReservedBytes"] / GIB
         figures["predicted"] = prediction(case, result["gpu"])
@@ -186,43 +188,22 @@ def stall(seconds: list[float], checkpoint: int) -> float | None:
     return seconds[checkpoint] - statistics.median(seconds[WARM_UPS:]) if checkpoint else None
 
 
-def train_config(case: Case, data: str, checkpoint: int = 0) -> TrainConfig:
+def sharded(case: Case, data: str, checkpoint: int) -> TrainConfig:
     """The step of a case, with a checkpoint after so many steps; 0: none."""
-    method = Method(case.method)
-    payload = TrainPayload(
-        method=method,
-        learning_rate=1e-5,
-        sequence_length=case.sequence,
-        global_batch_tokens=case.tokens,
-        lora=LoRASettings(rank=16, alpha=32) if method.is_adapter else None,
-        optimizer_states="fp32",
-    )
-    strategy = Strategy(
-        processes=case.processes,
-        micro_batch=case.micro_batch,
-        zero_stage=case.zero_stage,
-        recompute="elementwise",
-    )
+    config: TrainConfig = train_config(case.run)
     runtime = TrainRuntime(
         base_path="./base",
         data=data,
-        strategy=strategy,
+        strategy=config.runtime.strategy.model_copy(update={"zero_stage": case.zero_stage}),
         checkpoint_every_steps=checkpoint or None,
     )
-    return TrainConfig(
-        training="benchmarks/zero",
-        stage="random",
-        digest=digest_of(payload.to_json(), case.method, case.zero_stage),
-        payload=payload,
-        runtime=runtime,
-    )
+    return config.model_copy(update={"digest": digest_of(asdict(case)), "runtime": runtime})
 
 
 def prediction(case: Case, gpu: str) -> dict[str, float]:
     """What the planner says of it."""
-    config = train_config(case, digest_of("nothing"))
-    model = read_base_model(SHAPES[case.shape].config())
-    run = PlannedRun(model, config.payload, config.runtime.strategy, chip_of(gpu))
+    run = planned(case.run, chip_of(gpu))
+    run = replace(run, strategy=run.strategy.model_copy(update={"zero_stage": case.zero_stage}))
     memory = gpu_memory(run)
     return {
         "allocated_gib": memory.allocated / GIB,
