@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,11 @@ from tests.fixtures.training import (
     validation_losses,
     write_data,
 )
-from torch import distributed
 from torch.nn.utils import parameters_to_vector
 
 from latticeforge_trainer.artifacts import Store
-from latticeforge_trainer.contract import ExitCode, Method, StepKind, TrainConfig
+from latticeforge_trainer.contract import ExitCode, Method, TrainConfig
 from latticeforge_trainer.models.loading import load_model
-from latticeforge_trainer.progress import LogSink, Reporter
-from latticeforge_trainer.training.process import settle_environment
 
 pytestmark = pytest.mark.slow
 
@@ -114,26 +109,17 @@ def test_an_adapter_is_trained_as_by_one_process(tmp_path: Path, tiny_model: Pat
         assert similar > 0.95, name
 
 
-def _train(config: TrainConfig, root: Path) -> None:
-    settle_environment(1)
-    from latticeforge_trainer.training.attempt import train  # noqa: PLC0415  (reads the settings)
-
-    train(config, Store(root), Reporter(StepKind.TRAIN, config.digest, LogSink()))
-    # Its threads may outlive what they use, and abort a process that has done its work.
-    sys.exit(3 if distributed.is_initialized() else 0)
-
-
 def test_a_process_leaves_no_group_behind(tmp_path: Path, tiny_model: Path) -> None:
     store = Store(tmp_path)
     strategy = {"precision": "bf16", "zero_stage": 1}  # which needs a group even alone
     config = train_config(store, tiny_model, strategy=strategy)
-    start = multiprocessing.get_context("forkserver").Process
-    process = start(target=_train, args=(config, tmp_path))
+    stopped = StepProcess(config, store)
+    stopped.wait_for_step(2)
+    stopped.signal(signal.SIGTERM)
 
-    process.start()
-    process.join(300)
-
-    assert process.exitcode == 0
+    # `StepProcess` looks for a group before its process ends.
+    assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
+    run(config, store)
 
 
 def test_a_workers_error_is_the_launchers(tmp_path: Path, tiny_model: Path) -> None:
