@@ -26,8 +26,8 @@ INT8 = {"states": "int8"}
 H100 = {"accelerator": "H100"}
 
 MEASURED: list[tuple[str, str, int, dict[str, Any], float, float]] = [
-    # On one H200, docs/data/trainer.json; what docs/data/planner.jsonl holds is compared by
-    # tests/unit/benchmarks.
+    # On one H200: docs/data/trainer.json, and runs before it; what docs/data/planner.jsonl holds is
+    # compared by tests/unit/benchmarks.
     ("Qwen2.5-72B", "FP8", 1, {"recompute": "elementwise"}, 131.2, 131.6),
     ("Qwen2.5-7B", "Full", 6, INT8, 128.6, 132.4),
     ("Qwen2.5-7B", "LoRA", 4, {}, 85.8, 86.0),

@@ -78,6 +78,11 @@ class Placed:
     """Behind an operand."""
 
     @property
+    def layers(self) -> int:
+        """Linear layers in all, each a matrix where it is not in one with its group."""
+        return self.count * len(self.group.widths)
+
+    @property
     def matrix(self) -> int:
         """Numbers in the matrix of weights and adapters together."""
         return self.group.widened(self.columns)

@@ -123,13 +123,11 @@ def _launching(run: Run, memory: Memory, constants: Constants) -> float:
     """
     each = (0.85 if run.is_full else 1) * (1 + 0.4 * _again(memory))
     update = 1 / 3 if run.payload.optimizer_states == "int8" else 0
-    hooked = 0.0
-    if run.strategy.zero_stage == 3:
-        hooked = constants.hooked_matrix * sum(
-            p.count * len(p.group.widths) * (3 if p.columns else 1) for p in run.groups
-        )
     launched = constants.launch * run.model.shape.layers * (run.micro_batches * each + update)
-    return launched + run.micro_batches * hooked
+    if run.strategy.zero_stage < 3:
+        return launched
+    hooked = sum(placed.layers * (3 if placed.columns else 1) for placed in run.groups)
+    return launched + constants.hooked_matrix * run.micro_batches * hooked
 
 
 def _of_adapters(run: Run, again: float, constants: Constants) -> Iterator[Time]:
@@ -175,7 +173,7 @@ def _gathering(run: Run, constants: Constants) -> Iterator[Time]:
     if run.strategy.offload is Offload.ALL:
         seconds += passes * run.width * run.model.parameters.total / run.world / _host(run)
     yield Time("gathering", seconds, f"{moved / 1e9:.0f} GB, partly hidden")
-    count = sum(p.count * len(p.group.widths) for p in run.groups)
+    count = sum(placed.layers for placed in run.groups)
     yield Time("hooks", count * constants.gathered_matrix, f"DeepSpeed's, of {count} matrices")
 
 

@@ -150,10 +150,12 @@ def _update_buffers(setup: Setup, largest: int) -> int:
     stage = setup.strategy.zero_stage
     if stage == 3:
         return 4 * min(SUB_GROUP, _own(setup))
-    if stage:
-        if setup.offloads:
-            return 0
-        return 4 * _own(setup) if stage == 2 else _summed_at_once(setup)
+    if setup.offloads:
+        return 0
+    if stage == 2:
+        return 4 * _own(setup)
+    if stage == 1:
+        return _summed_at_once(setup)
     summed = 4 * max(min(setup.trained, PLAIN_REDUCE_BUCKET), largest) if setup.world > 1 else 0
     in_32_bits = setup.accumulates or setup.world > 1 or setup.width == 4
     if setup.payload.optimizer_states == "int8" or in_32_bits:
