@@ -58,7 +58,7 @@ MERGED = {
 }
 PUBLISHED = {
     "kind": "publish",
-    "url": "file:///work/published/model",
+    "url": "file:///store/published/model",
     "commit": "f" * 40,
     "bytes": 272_000_000,
     "files": 9,
@@ -189,12 +189,12 @@ def succeeded() -> StackView:
     return view(
         {
             "phase": "Succeeded",
-            "message": "published at file:///work/published/model",
+            "message": "published at file:///store/published/model",
             "progress": {"percent": 100},
             "cost": {"spent": "0.61", "currency": "USD"},
             "startedAt": at(0),
             "finishedAt": at(4, 40),
-            "published": {"url": "file:///work/published/model", "commit": "f" * 40},
+            "published": {"url": "file:///store/published/model", "commit": "f" * 40},
             "stages": [
                 {"name": "math", "phase": "Done", "scores": [], "model": ["b" * 64]},
                 {"name": "cic", "phase": "Done", "scores": cic_scores, "model": ["c" * 64]},

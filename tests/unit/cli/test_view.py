@@ -255,10 +255,10 @@ def test_gates_that_differ_between_stages_name_them() -> None:
 
 def test_a_published_stack_says_how_to_load_it() -> None:
     assert text(render(succeeded(), NOW))[-4:] == [
-        "published: /work/published/model  (ffffffffffff)",
+        "published: /store/published/model  (ffffffffffff)",
         "load it:",
         "    from transformers import AutoModelForCausalLM",
-        '    model = AutoModelForCausalLM.from_pretrained("/work/published/model")',
+        '    model = AutoModelForCausalLM.from_pretrained("/store/published/model")',
     ]
 
 
@@ -302,10 +302,10 @@ def test_summary_of_a_published_stack() -> None:
         "1 of 5 steps reused",
         "cost 0.61 of 5 USD",
         "",
-        "published: /work/published/model  (ffffffffffff)",
+        "published: /store/published/model  (ffffffffffff)",
         "load it:",
         "    from transformers import AutoModelForCausalLM",
-        '    model = AutoModelForCausalLM.from_pretrained("/work/published/model")',
+        '    model = AutoModelForCausalLM.from_pretrained("/store/published/model")',
     ]
 
 
